@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record-store contract: what a database must offer so that all POSIX semantics can be written once above it.
+
+A store keeps typed records (`keys`, `records`). Reading any number of them is one round trip, and so is a commit:
+a list of checks and a list of writes that is applied completely, or not at all if a check fails (`Conflict`).
+That is all the concurrency control there is: read, decide, commit if what was decided upon still holds, else again.
+
+`Add`, `Patch`, `Append` are blind: relative changes that need no check and never conflict with each other.
+
+Implementations live in `core/meta/stores`; `tests/conformance/recordstore` proves one in a few lines.
+Other clients (JuiceFS) change the same database at the same time, so an implementation verifies checks against the
+database at commit, under its own locking, and writes the very records that those clients watch or lock
+(format §4.8, §5.5, §6.5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, TypeVar
+
+from core.errors import Conflict, FsError, MetaError
+from core.meta import keys as k
+from core.meta.keys import Key
+from core.meta.records import Attr, Entry, NodePatch
+
+T = TypeVar("T")
+
+# Write operations.
+PUT: Final = 0  # create or replace
+DELETE: Final = 1  # missing is fine
+ADD: Final = 2  # relative: int, DirStat, or (space, inodes) for quotas; see `Tx.add`
+APPEND: Final = 3  # bytes at the end of a chunk value, creating it
+PATCH: Final = 4  # NodePatch on an existing inode; a missing inode fails the commit with Conflict
+PUT_NEW: Final = 5  # create unless present (present is fine, nothing changes)
+
+Write = tuple[int, Key, Any]
+
+# How a check compares: the whole value, or only what makes an inode what it is (type, mode, owner, flags, parent,
+# ACLs, tier), so that parallel changes of link count, size and times don't conflict.
+EXACT: Final = 0
+IDENTITY: Final = 1
+
+Check = tuple[int, Key, Any]
+
+MAX_TRIES: Final = 50
+
+
+class DirEntry(NamedTuple):
+    """One entry of a listing. `attr` is None if attributes weren't asked for or the inode record is missing."""
+
+    name: bytes
+    type: int
+    ino: int
+    attr: Attr | None
+
+
+class Step(NamedTuple):
+    """One component of a resolved path."""
+
+    entry: Entry
+    attr: Attr | None
+
+
+class Resolved(NamedTuple):
+    """Answer of `resolve`: as many steps as could be walked.
+
+    base: attributes of the starting directory (None: missing). steps: one per name found; the walk ends early at a
+    missing name, and after a component that is no directory. xattrs, chunk: of the last node, if asked for and
+    if every name was found (chunk: index 0 of a regular file, b"" if it has none).
+    """
+
+    base: Attr | None
+    steps: list[Step]
+    xattrs: dict[bytes, bytes] | None
+    chunk: bytes | None
+
+
+class Capabilities(NamedTuple):
+    """What a store can't or need not do."""
+
+    sorted_listing: bool = True  # list_entries costs one range scan per page, whatever the directory's size
+    empty_xattr: bool = True
+    max_id: int = 0xFFFFFFFF  # largest uid or gid
+    shared: bool = True  # several processes may open it
+
+
+class Outcome(NamedTuple):
+    """What a commit found out while applying blind writes."""
+
+    freed: list[tuple[int, int]]  # (slice id, size) whose reference count says nobody uses it any more
+    no_dirstat: list[int]  # directories without a statistics record; recount them
+
+
+NOTHING: Final = Outcome([], [])
+
+
+class Trips:
+    """Counter of round trips; `with store.round_trips() as n: …; assert n.count <= 2`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class RecordStore(ABC):
+    """One database. Every coroutine may raise `MetaError`; nothing else but `Conflict` from `commit`."""
+
+    name: str = "?"
+    caps: Capabilities = Capabilities()
+
+    def __init__(self) -> None:
+        self.trips = 0
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect. Doesn't create anything."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    async def prepare(self) -> None:  # noqa: B027 - optional
+        """Create whatever must exist before the first record: tables, indexes. Safe to repeat."""
+
+    def initial_counters(self) -> list[Write]:
+        """Writes that a new volume needs besides its setting and nodes (format §1.9)."""
+        return []
+
+    @abstractmethod
+    async def wipe(self) -> None:
+        """Remove every record of the volume."""
+
+    # -- reading: one round trip each ---------------------------------------------------------------------------
+
+    @abstractmethod
+    async def read(self, *keys: Key) -> list[Any]:
+        """Values in the order of the keys, None where nothing is stored (dict kinds: {}; `occupied`: False;
+        counters: 0 or the logical start value). The values form one snapshot where the engine can give one."""
+
+    @abstractmethod
+    async def resolve(
+        self, base: int, names: Sequence[bytes], *, xattrs: bool = False, chunk: bool = False
+    ) -> Resolved:
+        """Walk `names` down from inode `base`. No permission checks, no symlinks followed."""
+
+    @abstractmethod
+    async def list_entries(
+        self, parent: int, after: bytes = b"", limit: int = 1000, *, attrs: bool = False
+    ) -> list[DirEntry]:
+        """Entries with name > after in byte order, at most `limit`. Fewer than `limit` means the end."""
+
+    @abstractmethod
+    def scan(self, kind: str, start: Any = None) -> AsyncIterator[tuple[Key, Any]]:
+        """Every record of a kind, page by page, in no order that could be relied upon.
+
+        Kinds: NODE, ENTRY, CHUNK, XATTR, SYMLINK, SLICEREF, DELFILE, DELSLICES, SESSION, SUSTAINED, DETACHED,
+        DIRSTAT, QUOTA, FLOCKS, PLOCKS, ACL. `start`: SUSTAINED takes a sid; SLICEREF takes an int t: only records with count <= t.
+        """
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
+        """Apply all writes, atomically, if every check holds; else raise Conflict and change nothing.
+
+        One round trip. When it returns, the change is as durable as the database is configured to make it.
+        """
+
+    @abstractmethod
+    async def allocate(self, name: str, count: int) -> int:
+        """Reserve `count` ids from counter `name`; the caller owns [result, result + count)."""
+
+    @abstractmethod
+    async def gate(self, name: str, now: int, min_age_s: int) -> bool:
+        """Set-if-small: False if counter `name` > now - min_age_s; else store now and return True (format §1.9)."""
+
+    # -- transactions -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def round_trips(self) -> Iterator[Trips]:
+        """Count the round trips of this store inside the block (all tasks)."""
+        trips = Trips()
+        start = self.trips
+        try:
+            yield trips
+        finally:
+            trips.count = self.trips - start
+
+    async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
+        """Run `body` until its commit succeeds; at most 50 times, with growing random pauses."""
+        for attempt in range(MAX_TRIES):
+            tx = Tx(self)
+            result = await body(tx)
+            if not tx.writes:
+                return result
+            try:
+                tx.outcome = await self.commit(tx.checks, tx.writes)
+                return result
+            except Conflict:
+                # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out.
+                await asyncio.sleep(random.randrange((attempt + 1) ** 2) / 1000)  # noqa: S311
+        raise MetaError(f"{self.name}: transaction lost {MAX_TRIES} races; too much contention", retryable=True)
+
+
+class Tx:
+    """One attempt of a transaction. Reads go to the store at once; writes wait for the commit.
+
+    A body must not depend on its own writes, may run several times, and decides only upon what it read or expects.
+    """
+
+    __slots__ = ("checks", "outcome", "store", "writes")
+
+    def __init__(self, store: RecordStore) -> None:
+        self.store = store
+        self.checks: list[Check] = []
+        self.writes: list[Write] = []
+        self.outcome = NOTHING
+
+    async def read(self, *keys: Key) -> list[Any]:
+        """Read in one round trip; the commit verifies that all of it still holds."""
+        values = await self.store.read(*keys)
+        self.checks.extend((EXACT, key, value) for key, value in zip(keys, values, strict=True))
+        return values
+
+    async def peek(self, *keys: Key) -> list[Any]:
+        """Read without verifying at commit."""
+        return await self.store.read(*keys)
+
+    def expect(self, key: Key, value: Any) -> None:
+        """The commit fails unless `key` holds exactly `value` (None: is missing)."""
+        self.checks.append((EXACT, key, value))
+
+    def expect_identity(self, ino: int, attr: Attr) -> None:
+        """The commit fails unless the inode exists with the same type, mode, owner, flags, parent, ACLs and tier."""
+        self.checks.append((IDENTITY, k.node(ino), attr))
+
+    def put(self, key: Key, value: Any) -> None:
+        self.writes.append((PUT, key, value))
+
+    def put_new(self, key: Key, value: Any) -> None:
+        self.writes.append((PUT_NEW, key, value))
+
+    def delete(self, key: Key) -> None:
+        self.writes.append((DELETE, key, None))
+
+    def add(self, key: Key, delta: Any) -> None:
+        """Relative change. counter, parent: int, created if missing. sliceref: int. dirstat: DirStat, ignored if
+        there is no record (reported in Outcome.no_dirstat). quota: (space, inodes), ignored if there is no record."""
+        self.writes.append((ADD, key, delta))
+
+    def append(self, key: Key, raw: bytes) -> None:
+        self.writes.append((APPEND, key, raw))
+
+    def patch(self, ino: int, patch: NodePatch) -> None:
+        self.writes.append((PATCH, k.node(ino), patch))
+
+
+__all__ = [
+    "ADD", "APPEND", "DELETE", "EXACT", "IDENTITY", "PATCH", "PUT", "PUT_NEW", "Capabilities", "Check", "Conflict",
+    "DirEntry", "FsError", "Outcome", "RecordStore", "Resolved", "Step", "Trips", "Tx", "Write",
+]  # fmt: skip
