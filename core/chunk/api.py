@@ -51,7 +51,7 @@ class SliceWriter(Protocol):
         ...
 
     async def advance(self, n: int) -> None:
-        """n bytes of `buffer()` were filled. Starts the upload of a full block; waits while the memory budget is used up."""
+        """n bytes of `buffer()` were filled. Uploads full blocks; waits while the memory budget is used up."""
         ...
 
     async def write(self, data: Buffer) -> None:
@@ -79,13 +79,13 @@ class SliceStore(Protocol):
     async def pack(self, data: Buffer) -> Piece:
         """Store a small piece (< block size), sharing one object with others that are written at the same moment.
 
-        Group commit: a lone caller's object leaves at once; while an upload is running, later callers gather in the next one.
+        Group commit: a lone caller's object leaves at once; callers during an upload gather in the next one.
         Returns when the object is stored.
         """
         ...
 
     async def read(self, slice_id: int, size: int, off: int, length: int) -> Buffer:
-        """Bytes [off, off+length) of a slice, through caches, one download per block however many ask. EIO on failure."""
+        """Bytes [off, off+length), through caches, one download per block however many ask. EIO on failure."""
         ...
 
     def read_cached(self, slice_id: int, size: int, off: int, length: int) -> Buffer | None:
@@ -93,7 +93,7 @@ class SliceStore(Protocol):
         ...
 
     def local_range(self, slice_id: int, size: int, off: int, length: int) -> FileRange | None:
-        """Where the range lies in one local file, byte for byte (file store or verified cache), or None. Never waits long."""
+        """Where the range lies in one local file byte for byte (file store, verified cache), or None."""
         ...
 
     async def remove(self, slice_id: int, size: int) -> None:

@@ -16,7 +16,7 @@ SQL rows, binary keys); nobody else knows that form. Values, by kind:
 | chunk(ino, index) | bytes | slice records, 24 bytes each |
 | chunks(ino, count) | dict[int, bytes] | every chunk with index < count |
 | parents(ino) | dict[int, int] | parents of a hard-linked inode and their link counts (> 0) |
-| parent(ino, parent) | int | `add` only; SQL derives it from entries, writes are no-ops; delete parents(ino) drops all |
+| parent(ino, parent) | int | `add` only; SQL derives it from entries (no-op); deleting parents(ino) drops all |
 | occupied(ino) | bool | does the directory have any entry |
 | dirstat(ino) | DirStat | `add` of a DirStat is relative; missing records stay missing |
 | quota(kind, id) | Quota | kind 0 directory, 1 user, 2 group; `add` of (space, inodes) is relative |

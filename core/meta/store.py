@@ -158,7 +158,8 @@ class RecordStore(ABC):
         """Every record of a kind, page by page, in no order that could be relied upon.
 
         Kinds: NODE, ENTRY, CHUNK, XATTR, SYMLINK, SLICEREF, DELFILE, DELSLICES, SESSION, SUSTAINED, DETACHED,
-        DIRSTAT, QUOTA, FLOCKS, PLOCKS, ACL. `start`: SUSTAINED takes a sid; SLICEREF takes an int t: only records with count <= t.
+        DIRSTAT, QUOTA, FLOCKS, PLOCKS, ACL.
+        `start`: SUSTAINED takes a sid; SLICEREF takes an int t: only records with count <= t.
         """
 
     # -- writing ------------------------------------------------------------------------------------------------
