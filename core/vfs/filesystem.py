@@ -145,12 +145,11 @@ class FileSystem:
         replace_empty_dir: bool = False,
         skip_trash: bool = False,
     ) -> Published:
-        """Bind content to a name, atomically: a new inode with all its data and xattrs, replacing a file if there is one
-        (the old inode goes to the trash like any unlink, or nowhere with `skip_trash`). At most 2 trips.
+        """Bind content to a name, atomically: a new inode with all its data and xattrs, replacing a file if there
+        is one (the old inode goes to the trash like any unlink, or nowhere with `skip_trash`). At most 2 trips.
 
         parents: make missing parent directories in the same transaction. Errors: ENOENT (no parent), ENOTDIR (a
-        parent is a file), EISDIR (target is a directory; with replace_empty_dir only if it isn't an empty directory without
-        xattrs of an explicit marker, see the door), EEXIST (condition.absent), ESTALE (another condition failed),
+        parent is a file), EISDIR (target is a directory; with replace_empty_dir only if it isn't empty), EEXIST (condition.absent), ESTALE (another condition failed),
         EDQUOT, ENOSPC, EPERM, EACCES. mtime_ns: default now.
         """
         raise NotImplementedError
