@@ -115,7 +115,8 @@ def parse_address(text: str, *, option: str = "address") -> Address:
     return Address(head, int(tail))
 
 
-_USERINFO = re.compile(r"^(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)?(?P<user>[^:@/?#]*):(?P<password>.*)@", re.DOTALL)
+# Up to the last "@": a password may hold any character, and showing too little of a URL beats showing a password.
+_USERINFO = re.compile(r"(?P<user>[^:@/?#]*):(?P<password>[^?]*)@", re.DOTALL)
 
 
 class MetaUrl(NamedTuple):
@@ -142,25 +143,33 @@ def parse_meta_url(text: str) -> MetaUrl:
     return MetaUrl(scheme.lower(), rest)
 
 
+def _split_password(url: str) -> tuple[str, str, str]:
+    """Scheme with user, password as written, rest after the "@"; the password is "" if there is none."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    found = _USERINFO.match(rest)
+    if not found or not found["password"]:
+        return url, "", ""
+    return f"{scheme}{separator}{found['user']}", found["password"], rest[found.end() :]
+
+
 def url_password(url: str) -> str | None:
     """The password in a URL, decoded; None if there is none."""
-    found = _USERINFO.match(url)
-    return unquote(found["password"]) if found and found["password"] else None
+    return unquote(_split_password(url)[1]) or None
 
 
 def without_password(url: str) -> str:
     """The same URL with the password taken out (`user@host`); whoever opens it reads META_PASSWORD."""
-    found = _USERINFO.match(url)
-    if not found or not found["password"]:
-        return url
-    return f"{found['scheme'] or ''}{found['user']}@{url[found.end() :]}"
+    head, password, rest = _split_password(url)
+    return f"{head}@{rest}" if password else url
 
 
 def mask_url(url: str) -> str:
     """The URL as it may be shown: the password is `****`, and so are secrets among the query options."""
-    found = _USERINFO.match(url)
-    if found and found["password"]:
-        url = f"{found['scheme'] or ''}{found['user']}:****@{url[found.end() :]}"
+    head, password, rest = _split_password(url)
+    if password:
+        url = f"{head}:****@{rest}"
     return re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret|token|key)=)[^&#]+", r"\1****", url)
 
 
