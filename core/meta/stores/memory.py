@@ -35,7 +35,10 @@ from core.meta.store import (
 )  # fmt: skip
 
 _DICT_KINDS = {k.XATTRS, k.CHUNKS, k.PARENTS, k.FLOCKS, k.PLOCKS}
-_COUNTER_START = {"nextInode": 2, "nextChunk": 1}
+# "Next free" of id counters in an empty volume: inode 1 is the root; all others start at 1 (format §1.9).
+_COUNTER_START = {
+    "nextInode": 2, "nextChunk": 1, "nextSession": 1, "nextTrash": 1, "aclMaxId": 1, "krbTokenMaxId": 1,
+}  # fmt: skip
 
 
 class MemoryStore(RecordStore):
