@@ -86,6 +86,7 @@ class Capabilities(NamedTuple):
     empty_xattr: bool = True
     max_id: int = 0xFFFFFFFF  # largest uid or gid
     shared: bool = True  # several processes may open it
+    enumerate_chunks: bool = True  # chunks(ino, n) finds what exists; else it asks for every index below n
 
 
 class Outcome(NamedTuple):
@@ -147,6 +148,12 @@ class RecordStore(ABC):
     ) -> Resolved:
         """Walk `names` down from inode `base`. No permission checks, no symlinks followed."""
 
+    async def resolve_many(self, *walks: tuple[int, Sequence[bytes]]) -> list[Resolved]:
+        """Several walks at once; they leave together, so they count as one round trip."""
+        found = await asyncio.gather(*(self.resolve(base, names) for base, names in walks))
+        self.trips -= len(walks) - 1
+        return found
+
     @abstractmethod
     async def list_entries(
         self, parent: int, after: bytes = b"", limit: int = 1000, *, attrs: bool = False
@@ -194,12 +201,14 @@ class RecordStore(ABC):
     async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `body` until its commit succeeds; at most 50 times, with growing random pauses."""
         for attempt in range(MAX_TRIES):
-            tx = Tx(self)
+            tx = Tx(self, attempt)
             result = await body(tx)
             if not tx.writes:
                 return result
             try:
                 tx.outcome = await self.commit(tx.checks, tx.writes)
+                for effect in tx.after:
+                    effect()
                 return result
             except Conflict:
                 # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out.
@@ -213,13 +222,15 @@ class Tx:
     A body must not depend on its own writes, may run several times, and decides only upon what it read or expects.
     """
 
-    __slots__ = ("checks", "outcome", "store", "writes")
+    __slots__ = ("after", "attempt", "checks", "outcome", "store", "writes")
 
-    def __init__(self, store: RecordStore) -> None:
+    def __init__(self, store: RecordStore, attempt: int = 0) -> None:
         self.store = store
+        self.attempt = attempt  # 0 first; a body may expect optimistically first and read when it lost
         self.checks: list[Check] = []
         self.writes: list[Write] = []
         self.outcome = NOTHING
+        self.after: list[Callable[[], None]] = []  # run once, when the commit succeeded
 
     async def read(self, *keys: Key) -> list[Any]:
         """Read in one round trip; the commit verifies that all of it still holds."""

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all metadata operations share: the store, ids, time, the volume's settings, permission and usage rules.
+
+`Meta` (core/meta/meta.py) is this class plus one mixin per concern. Source: spec metadata-semantics §1–§3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from core.errors import FsError, MetaError
+from core.meta import acl as aclmod, keys as k
+from core.meta.caller import Caller
+from core.meta.ids import inode_pool, slice_pool
+from core.meta.records import (
+    DIRECTORY,
+    FLAG_IMMUTABLE,
+    FLAG_SKIP_TRASH,
+    ROOT,
+    SYMLINK,
+    TRASH,
+    TRASH_NAME,
+    Attr,
+    DirStat,
+    Quota,
+)  # fmt: skip
+from core.meta.store import PUT, RecordStore, Tx
+
+if TYPE_CHECKING:
+    from core.meta.format import Format
+
+log = logging.getLogger("sluice.meta")
+
+READ: Final = 4
+WRITE: Final = 2
+EXECUTE: Final = 1
+
+_SETGID: Final = 0o2000
+_MAX_CACHED_DIRS: Final = 100_000
+
+
+class Exists(FsError):
+    """EEXIST that knows what is there."""
+
+    def __init__(self, message: str, ino: int, attr: Attr | None) -> None:
+        super().__init__(errno.EEXIST, message)
+        self.ino = ino
+        self.attr = attr
+
+
+def show(name: bytes) -> str:
+    """A name as error messages print it."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+class MetaBase:
+    """State of one client of one volume. One event loop; no locks needed between awaits."""
+
+    def __init__(
+        self,
+        store: RecordStore,
+        fmt: Format,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        read_only: bool = False,
+        skip_dir_mtime_ns: int = 0,
+    ) -> None:
+        self.store = store
+        self.clock_ns = clock_ns
+        self.read_only = read_only
+        self.skip_dir_mtime_ns = skip_dir_mtime_ns
+        self.sid = 0
+        self.inodes = inode_pool(store)
+        self.slice_ids = slice_pool(store)
+        self.open_files: dict[int, int] = {}  # inode -> handles of this process
+        self.sustained: set[int] = set()  # inodes unlinked while open here
+        self.on_freed: Callable[[list[tuple[int, int]]], None] | None = None  # slices nobody uses any more
+        self.on_deleted: Callable[[int, int], None] | None = None  # (inode, length) whose data may go
+        self._acls: dict[int, aclmod.Rule] = {}
+        self._acl_ids: dict[aclmod.Rule, int] = {}
+        self._dir_parents: dict[int, int] = {}  # directory -> parent, for walking up to quotas
+        self._quotas: dict[tuple[int, int], Quota] = {}
+        self._used_space = 0
+        self._used_inodes = 0
+        self._background: set[asyncio.Task[None]] = set()
+        self.use_format(fmt)
+
+    def use_format(self, fmt: Format) -> None:
+        self.format = fmt
+        self.trash_days: int = fmt.trash_days
+        self.dir_stats: bool = fmt.dir_stats
+        self.capacity: int = fmt.capacity
+        self.max_inodes: int = fmt.inodes
+        self.user_group_quota: bool = fmt.user_group_quota
+
+    # -- small rules ---------------------------------------------------------------------------------------------
+
+    def require_writable(self) -> None:
+        if self.read_only:
+            raise FsError(errno.EROFS, "the volume is opened read-only; reopen it without --read-only to change it")
+
+    @staticmethod
+    def require_name(name: bytes) -> None:
+        if not name or b"/" in name or b"\0" in name:
+            raise FsError(errno.EINVAL, f"bad file name {show(name)!r}: empty, or with a slash or NUL byte")
+        if len(name) > 255:
+            raise FsError(errno.ENAMETOOLONG, f"file name of {len(name)} bytes; at most 255 are possible")
+
+    @staticmethod
+    def is_trash_name(parent: int, name: bytes) -> bool:
+        return parent == ROOT and name == TRASH_NAME
+
+    async def require_access(self, caller: Caller, ino: int, attr: Attr, wanted: int) -> None:
+        """EACCES unless the caller may do `wanted` (READ | WRITE | EXECUTE). Semantics §1.3."""
+        if caller.uid == 0 or not caller.check:
+            return
+        if attr.access_acl and attr.mode & 0o070:
+            rule = await self.acl_rule(attr.access_acl)
+            ok = aclmod.permits(rule, caller.uid, caller.gids, attr.uid, attr.gid, wanted)
+        else:
+            if caller.uid == attr.uid:
+                bits = attr.mode >> 6
+            elif attr.gid in caller.gids:
+                bits = attr.mode >> 3
+            else:
+                bits = attr.mode
+            ok = bits & wanted == wanted
+        if not ok:
+            raise FsError(errno.EACCES, f"inode {ino}: uid {caller.uid} lacks permission {wanted:03b} (rwx)")
+
+    def sticky_denies(self, caller: Caller, parent: Attr, attr: Attr | None) -> bool:
+        return bool(
+            parent.mode & 0o1000
+            and caller.uid != 0
+            and caller.uid != parent.uid
+            and (attr is None or caller.uid != attr.uid)
+        )
+
+    # -- directory checks ----------------------------------------------------------------------------------------
+
+    async def require_target_dir(self, caller: Caller, parent: int, attr: Attr | None, name: bytes) -> Attr:
+        """The checks on a directory that is about to get an entry (semantics §4.3 steps 8–13)."""
+        if attr is None:
+            raise FsError(errno.ENOENT, f"directory inode {parent} does not exist any more")
+        if attr.type != DIRECTORY:
+            raise FsError(errno.ENOTDIR, f"inode {parent}, parent of {show(name)!r}, is no directory")
+        if attr.in_trash:
+            raise FsError(errno.ENOENT, f"directory inode {parent} is in the trash")
+        await self.require_access(caller, parent, attr, WRITE | EXECUTE)
+        if attr.flags & FLAG_IMMUTABLE:
+            raise FsError(errno.EPERM, f"directory inode {parent} is immutable (chattr -i lifts that)")
+        return attr
+
+    # -- ACL rules -----------------------------------------------------------------------------------------------
+
+    async def acl_rule(self, rule_id: int) -> aclmod.Rule:
+        rule = self._acls.get(rule_id)
+        if rule is None:
+            (raw,) = await self.store.read(k.acl(rule_id))
+            if raw is None:
+                raise MetaError(f"ACL rule {rule_id} is referred to but not stored; the volume needs a check")
+            rule = aclmod.decode(raw)
+            self._remember_acl(rule_id, rule)
+        return rule
+
+    def _remember_acl(self, rule_id: int, rule: aclmod.Rule) -> None:
+        self._acls[rule_id] = rule
+        self._acl_ids.setdefault(rule, rule_id)
+
+    async def load_acls(self) -> None:
+        async for key, raw in self.store.scan(k.ACL):
+            self._remember_acl(key[1], aclmod.decode(raw))
+
+    async def acl_id(self, rule: aclmod.Rule) -> int:
+        """Id of a stored rule with this content, storing it first if there is none. Rules are never changed."""
+        known = self._acl_ids.get(rule)
+        if known is not None:
+            return known
+        rule_id = await self.store.allocate("aclMaxId", 1) + 1
+        await self.store.commit([], [(PUT, k.acl(rule_id), aclmod.encode(rule))])
+        self._remember_acl(rule_id, rule)
+        return rule_id
+
+    # -- new inodes ----------------------------------------------------------------------------------------------
+
+    async def new_attr(
+        self, parent: int, pattr: Attr, caller: Caller, kind: int, mode: int, umask: int, now: int, *,
+        length: int = 0, rdev: int = 0,
+    ) -> Attr:  # fmt: skip
+        """Attributes of a node created in a directory: owner, mode, ACL inheritance (format §1.11, §1.12)."""
+        mode &= 0o7777
+        access = default = 0
+        if pattr.default_acl and kind != SYMLINK:
+            rule = await self.acl_rule(pattr.default_acl)
+            mode, inherited = aclmod.inherit(rule, mode)
+            if inherited is not None:
+                access = await self.acl_id(inherited)
+            if kind == DIRECTORY:
+                default = pattr.default_acl
+        else:
+            mode &= ~umask
+        gid = caller.gid
+        if pattr.mode & _SETGID:
+            gid = pattr.gid
+            if kind == DIRECTORY:
+                mode |= _SETGID
+            elif mode & 0o2010 == 0o2010 and caller.check and caller.uid != 0 and pattr.gid not in caller.gids:
+                mode &= ~_SETGID
+        return Attr(
+            kind, mode, caller.uid, gid, now, now, now, 2 if kind == DIRECTORY else 1,
+            4096 if kind == DIRECTORY else length, rdev, parent, pattr.flags & FLAG_SKIP_TRASH, access, default,
+            pattr.tier,
+        )  # fmt: skip
+
+    # -- usage ---------------------------------------------------------------------------------------------------
+
+    async def charge(
+        self, tx: Tx, parent: int, length: int, space: int, inodes: int, *, uid: int = 0, gid: int = 0,
+        volume: bool = True, check: bool = True, owner: bool = True,
+    ) -> None:  # fmt: skip
+        """Account a change of the entries of `parent` in the same transaction: directory statistics, directory
+        quotas up to the root and, with `volume`, the volume's counters; with `owner` those of uid and gid.
+
+        Raises EDQUOT or ENOSPC if it would exceed a limit (only growth can, and only with `check`). Semantics §3.2.
+        """
+        if space == 0 and inodes == 0 and length == 0:
+            return
+        if check and (space > 0 or inodes > 0):
+            self._require_room(space if volume else 0, inodes if volume else 0)
+        if owner and self.user_group_quota:
+            for kind, ident in ((1, uid), (2, gid)):
+                self._add_quota(tx, kind, ident, space if volume else 0, inodes, check)
+        if volume:
+            if space:
+                tx.add(k.counter("usedSpace"), space)
+            if inodes:
+                tx.add(k.counter("totalInodes"), inodes)
+            tx.after.append(lambda: self._used(space, inodes))
+        if not self.dir_stats:
+            return
+        if parent and parent != TRASH:
+            tx.add(k.dirstat(parent), DirStat(length, space, inodes))
+        if parent and parent < TRASH and any(kind == 0 for kind, _ in self._quotas):
+            for ancestor in await self.ancestors(parent):
+                self._add_quota(tx, 0, ancestor, space, inodes, check)
+
+    def _require_room(self, space: int, inodes: int) -> None:
+        if self.capacity and space > 0 and self._used_space + space > self.capacity:
+            raise FsError(
+                errno.ENOSPC,
+                f"the volume's {self.capacity >> 30} GiB are used up; raise them with `sluice config --capacity`",
+            )
+        if self.max_inodes and inodes > 0 and self._used_inodes + inodes > self.max_inodes:
+            raise FsError(
+                errno.ENOSPC,
+                f"the volume's {self.max_inodes} files are used up; raise them with `sluice config --inodes`",
+            )
+
+    def _add_quota(self, tx: Tx, kind: int, ident: int, space: int, inodes: int, check: bool) -> None:
+        quota = self._quotas.get((kind, ident))
+        if quota is None:
+            if kind != 0:
+                # Usage of users and groups is kept even without a limit (semantics §3.3).
+                tx.put_new(k.quota(kind, ident), Quota(-1, -1, 0, 0))
+                tx.add(k.quota(kind, ident), (space, inodes))
+            return
+        if check:
+            over_space = space > 0 and 0 < quota.max_space < quota.used_space + space
+            over_inodes = inodes > 0 and 0 < quota.max_inodes < quota.used_inodes + inodes
+            if over_space or over_inodes:
+                who = ("directory inode", "user", "group")[kind]
+                what = "space" if over_space else "number of files"
+                raise FsError(errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; see `sluice quota list`")
+        tx.add(k.quota(kind, ident), (space, inodes))
+        tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
+
+    # What is known between two reloads: the last stored usage plus our own committed changes.
+
+    def _used(self, space: int, inodes: int) -> None:
+        self._used_space += space
+        self._used_inodes += inodes
+
+    def _used_quota(self, key: tuple[int, int], space: int, inodes: int) -> None:
+        q = self._quotas.get(key)
+        if q is not None:
+            self._quotas[key] = Quota(q.max_space, q.max_inodes, q.used_space + space, q.used_inodes + inodes)
+
+    async def ancestors(self, ino: int) -> list[int]:
+        """The directory itself and every directory above it, root last."""
+        chain = [ino]
+        while ino != ROOT and len(chain) < 4096:
+            above = self._dir_parents.get(ino)
+            if above is None:
+                (attr,) = await self.store.read(k.node(ino))
+                if attr is None:
+                    break
+                above = attr.parent
+                if len(self._dir_parents) >= _MAX_CACHED_DIRS:
+                    self._dir_parents.clear()
+                self._dir_parents[ino] = above
+            if above == 0 or above >= TRASH:
+                break
+            ino = above
+            chain.append(ino)
+        return chain
+
+    async def reload_usage(self) -> None:
+        """Counters and quotas as the volume has them now (at start and every heartbeat)."""
+        self._used_space, self._used_inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
+        if self.dir_stats or self.user_group_quota:
+            self._quotas = {(key[1], key[2]): quota async for key, quota in self.store.scan(k.QUOTA)}
+        self._dir_parents.clear()
+
+    # -- background ----------------------------------------------------------------------------------------------
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that the caller doesn't wait for; `Meta.close` does."""
+        task: asyncio.Task[None] = asyncio.create_task(coro)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("background work failed; it is tried again later: %s", error)
+
+    def after_commit(self, tx: Tx) -> None:
+        """What a commit found out: recount directories without statistics, delete slices nobody uses."""
+        if tx.outcome.no_dirstat and self.dir_stats:
+            for ino in set(tx.outcome.no_dirstat):
+                self.spawn(self.recount_directory(ino))
+        if tx.outcome.freed and self.on_freed:
+            self.on_freed(tx.outcome.freed)
+
+    async def recount_directory(self, ino: int) -> None:
+        raise NotImplementedError

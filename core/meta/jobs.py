@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Background jobs that every client shares through gates: deleted files, unused slices, expired trash.
+
+Source: spec metadata-semantics §8–§9, §10.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import logging
+import random
+import struct
+import time
+from typing import Final
+
+from core.errors import FsError, SluiceError
+from core.meta import keys as k
+from core.meta.records import DIRECTORY, FILE, ROOT, TRASH, DirStat, node_space
+from core.meta.sessions import Sessions
+from core.meta.store import Tx
+
+log = logging.getLogger("sluice.jobs")
+
+HOUR_S: Final = 3600
+GATE_S: Final = 54 * 60
+_DELAYED = struct.Struct(">QI")
+
+
+class Jobs(Sessions):
+    """Mixin of `Meta`."""
+
+    _jobs: asyncio.Task[None] | None = None
+
+    def start_jobs(self) -> None:
+        """Hourly, jittered; the gates let one client of the volume do each job."""
+        self._jobs = asyncio.create_task(self._hourly())
+
+    async def stop_jobs(self) -> None:
+        if self._jobs is not None:
+            self._jobs.cancel()
+            await asyncio.gather(self._jobs, return_exceptions=True)
+            self._jobs = None
+
+    async def _hourly(self) -> None:
+        while True:
+            await asyncio.sleep(HOUR_S * random.uniform(0.95, 1.05))  # noqa: S311 - jitter
+            try:
+                await self.run_jobs()
+            except (SluiceError, FsError) as e:
+                log.warning("background jobs stopped early, the next hour goes on: %s", e)
+            except Exception:
+                log.exception("background jobs failed unexpectedly")
+
+    async def run_jobs(self) -> None:
+        now = self._now_s()
+        if await self.store.gate("lastCleanupFiles", now, GATE_S):
+            await self.clean_deleted_files(HOUR_S)
+        if await self.store.gate("nextCleanupSlices", now, GATE_S):
+            await self.clean_unused_slices()
+        if await self.store.gate("lastCleanupTrash", now, GATE_S):
+            await self.clean_trash(24 * self.trash_days + 2)
+            await self.clean_delayed_slices(self.trash_days * 86400)
+
+    def _now_s(self) -> int:
+        return self.clock_ns() // 1_000_000_000
+
+    async def clean_deleted_files(self, min_age_s: int = 0) -> int:
+        """Delete the data of removed files whose deletion was recorded at least `min_age_s` ago."""
+        edge = self._now_s() - min_age_s
+        done = 0
+        async for key, when in self.store.scan(k.DELFILE):
+            if when <= edge:
+                await self.delete_data(key[1], key[2])
+                done += 1
+        return done
+
+    async def clean_unused_slices(self) -> int:
+        """Retry the deletion of slices whose count says nobody uses them."""
+        dead = [key async for key, _ in self.store.scan(k.SLICEREF, 0)]
+        for key in dead:
+            await self.delete_slice(key[1], key[2])
+        return len(dead)
+
+    async def clean_delayed_slices(self, min_age_s: int) -> int:
+        """Release slices that a compaction replaced while the trash was on."""
+        edge = self._now_s() - min_age_s
+        done = 0
+        async for key, _ in self.store.scan(k.DELSLICES):
+            if key[2] < edge:
+                tx = await self.store.transact(lambda tx, key=key: self._release_delayed(tx, key))  # type: ignore[misc]
+                for slice_id, size in tx.outcome.freed:
+                    await self.delete_slice(slice_id, size)
+                done += 1
+        return done
+
+    @staticmethod
+    async def _release_delayed(tx: Tx, key: k.Key) -> Tx:
+        (raw,) = await tx.read(key)
+        if raw:
+            for slice_id, size in _DELAYED.iter_unpack(raw[: len(raw) // 12 * 12]):
+                tx.add(k.sliceref(slice_id, size), -1)
+        tx.delete(key)
+        return tx
+
+    # -- trash ---------------------------------------------------------------------------------------------------
+
+    async def clean_trash(self, keep_hours: int) -> int:
+        """Empty and remove hourly directories that are older than `keep_hours`; returns how many nodes went."""
+        edge = self._now_s() - keep_hours * HOUR_S
+        removed = 0
+        for hour in sorted(await self.readdir(TRASH, b"", 1 << 20), key=lambda e: e.ino):
+            try:
+                when = calendar.timegm(time.strptime(hour.name.decode(), "%Y-%m-%d-%H"))
+            except ValueError:
+                continue
+            if when >= edge:
+                break
+            removed += await self.remove_children(hour.ino)
+            await self._remove_hour(hour.name, hour.ino)
+        return removed
+
+    async def _remove_hour(self, name: bytes, ino: int) -> None:
+        async def body(tx: Tx) -> Tx:
+            found = await self.store.resolve(TRASH, [name])
+            if not found.steps or found.steps[0].attr is None:
+                return tx
+            tx.expect(k.entry(TRASH, name), found.steps[0].entry)
+            tx.delete(k.entry(TRASH, name))
+            await self.drop_directory(tx, TRASH, name, ino, found.steps[0].attr, 0, self.clock_ns())
+            return tx
+
+        self.after_commit(await self.store.transact(body))
+        self._hour = (b"", 0)
+
+    async def remove_children(self, ino: int, *, skip_trash: bool = True) -> int:
+        """Everything below a directory, the directory itself stays; returns how many entries went."""
+        removed = 0
+        while page := await self.readdir(ino, b"", 1000):
+            before = removed
+            for entry in page:
+                try:
+                    if entry.type == DIRECTORY:
+                        removed += await self.remove_children(entry.ino, skip_trash=skip_trash)
+                        await self.rmdir(ino, entry.name, skip_trash=skip_trash)
+                    else:
+                        await self.unlink(ino, entry.name, skip_trash=skip_trash)
+                    removed += 1
+                except FsError as e:
+                    if e.errno not in (2, 39):  # ENOENT, ENOTEMPTY: somebody else is at work here
+                        raise
+            if removed == before:
+                break
+        return removed
+
+    # -- statistics ----------------------------------------------------------------------------------------------
+
+    async def recount_directory(self, ino: int) -> None:
+        """Write the statistics of a directory anew from a listing, if the directory still exists."""
+        attr, _ = await self.store.read(k.node(ino), k.dirstat(ino))
+        if attr is None:
+            return
+        length = space = inodes = 0
+        after = b""
+        while page := await self.readdir(ino, after, 1000, attrs=True):
+            for e in page:
+                length += e.attr.length if e.attr is not None and e.type == FILE else 0
+                space += node_space(e.attr) if e.attr is not None else 4096
+                inodes += 1
+            after = page[-1].name
+            if len(page) < 1000:
+                break
+
+        async def body(tx: Tx) -> None:
+            tx.expect_identity(ino, attr)
+            tx.put(k.dirstat(ino), DirStat(length, space, inodes))
+
+        await self.store.transact(body)
+
+    async def count_all(self) -> tuple[int, int]:
+        """(used space, inodes) as a full scan finds them; root and trash root don't count (format §1.7)."""
+        space = inodes = 0
+        async for key, attr in self.store.scan(k.NODE):
+            if key[1] not in (ROOT, TRASH):
+                space += node_space(attr)
+                inodes += 1
+        return space, inodes

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All metadata operations of one client of one volume, and how a volume comes into being."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from core.errors import VolumeError
+from core.meta import keys as k
+from core.meta.format import Format
+from core.meta.jobs import Jobs
+from core.meta.records import DIRECTORY, ROOT, TRASH, Attr
+from core.meta.store import DELETE, EXACT, PUT, PUT_NEW, RecordStore, Write
+
+_PIB = 1 << 50
+_TEN_MI = 10 << 20
+
+
+class StatFs(NamedTuple):
+    """Bytes and inodes of the volume, as `df` shows them."""
+
+    total: int
+    available: int
+    used: int
+    used_inodes: int
+    available_inodes: int
+
+
+class Meta(Jobs):
+    """Namespace, attributes, data, publish, sessions, trash and jobs in one object."""
+
+    async def statfs(self) -> StatFs:
+        """Semantics §2.5 without the quota part (`sluice quota`)."""
+        space, inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
+        used, used_inodes = max(0, space), max(0, inodes)
+        if self.capacity:
+            total = max(self.capacity, used)
+        else:
+            total = _PIB
+            while total * 8 < used * 10:
+                total *= 2
+        if self.max_inodes:
+            free = max(0, self.max_inodes - used_inodes)
+        else:
+            free = _TEN_MI
+            while used_inodes > 4 * free:
+                free *= 2
+        return StatFs(total, total - used, used, used_inodes, free)
+
+    async def close(self) -> None:
+        await self.stop_jobs()
+        await self.end_session()
+        await self.store.close()
+
+
+async def load_format(store: RecordStore) -> Format | None:
+    """The volume's setting, or None if the database holds no volume."""
+    (raw,) = await store.read(k.setting())
+    return None if raw is None else Format.parse(raw)
+
+
+async def init_format(store: RecordStore, fmt: Format, now_ns: int) -> None:
+    """Write the setting; a new volume also gets its root, and the trash root if the trash is on (format §7.1)."""
+    await store.prepare()
+    (raw,) = await store.read(k.setting())
+    fresh = raw is None
+    text = fmt.to_json()
+    writes: list[Write] = [(PUT, k.setting(), text)]
+    if fmt.trash_days > 0:
+        trash = Attr(DIRECTORY, 0o555, 0, 0, now_ns, now_ns, now_ns, 2, 4096, 0, ROOT)
+        writes.append((PUT_NEW, k.node(TRASH), trash))
+    if fresh:
+        root = Attr(DIRECTORY, 0o777, 0, 0, now_ns, now_ns, now_ns, 2, 4096, 0, ROOT)
+        writes.append((PUT, k.node(ROOT), root))
+        writes += store.initial_counters()
+    await store.commit([(EXACT, k.setting(), raw)], writes)
+    if raw is not None and not Format.parse(raw).dir_stats and fmt.dir_stats:
+        # Statistics kept while nobody maintained them are wrong; readers recount what is missing.
+        stale = [key async for key, _ in store.scan(k.DIRSTAT)]
+        for at in range(0, len(stale), 1000):
+            await store.commit([], [(DELETE, key, None) for key in stale[at : at + 1000]])
+
+
+async def require_format(store: RecordStore, shown_url: str) -> Format:
+    fmt = await load_format(store)
+    if fmt is None:
+        raise VolumeError(f"{shown_url} holds no volume; create one with `sluice format META-URL NAME`")
+    fmt.check_client()
+    return fmt

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names: lookup, create, link, unlink, rmdir, rename, listing.
+
+Checks come in the order of spec metadata-semantics §4; every operation is one transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+import msgspec
+
+from core.errors import FsError, MetaError
+from core.meta import keys as k
+from core.meta.base import EXECUTE, READ, WRITE, Exists, show
+from core.meta.caller import ROOT_CALLER, Caller, Condition
+from core.meta.records import (
+    DIRECTORY,
+    FILE,
+    FLAG_APPEND,
+    FLAG_IMMUTABLE,
+    MAX_SYMLINK,
+    ROOT,
+    SOCKET,
+    SYMLINK,
+    TRASH,
+    TRASH_NAME,
+    Attr,
+    DirStat,
+    Entry,
+    NodePatch,
+    node_space,
+)  # fmt: skip
+from core.meta.store import DirEntry, Resolved, Step, Tx
+from core.meta.trash import Trash
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
+RENAME_RESTORE: Final = 0x20
+
+_FROZEN: Final = FLAG_IMMUTABLE | FLAG_APPEND
+_DEFAULT_ROOT: Final = Attr(DIRECTORY, 0o777, 0, 0, 0, 0, 0, 2, 4096, 0, ROOT)
+_DEFAULT_TRASH: Final = Attr(DIRECTORY, 0o555, 0, 0, 0, 0, 0, 2, 4096, 0, ROOT)
+
+
+class Namespace(Trash):
+    """Mixin of `Meta`."""
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def getattr(self, ino: int) -> Attr:
+        """Attributes (1 trip). The root and the trash root always exist."""
+        (attr,) = await self.store.read(k.node(ino))
+        if attr is None:
+            if ino == ROOT:
+                return _DEFAULT_ROOT
+            if ino == TRASH:
+                return _DEFAULT_TRASH
+            raise FsError(errno.ENOENT, f"inode {ino} does not exist")
+        result: Attr = attr
+        return result
+
+    async def lookup(self, parent: int, name: bytes, caller: Caller = ROOT_CALLER) -> tuple[int, Attr]:
+        """Find a name (1 trip). ENOENT, EACCES, ENOTDIR (only for `..`)."""
+        if name == b"." or (name == b".." and parent == ROOT):
+            return parent, await self.getattr(parent)
+        if name == b"..":
+            attr = await self.getattr(parent)
+            if not attr.is_dir:
+                raise FsError(errno.ENOTDIR, f"inode {parent} is no directory")
+            return attr.parent, await self.getattr(attr.parent)
+        if self.is_trash_name(parent, name):
+            return TRASH, await self.getattr(TRASH)
+        found = await self.store.resolve(parent, [name])
+        if found.base is not None and found.base.is_dir:
+            await self.require_access(caller, parent, found.base, EXECUTE)
+        if not found.steps:
+            raise FsError(errno.ENOENT, f"{show(name)}: no such name in directory inode {parent}")
+        step = found.steps[0]
+        if step.attr is None:
+            raise FsError(errno.ENOENT, f"{show(name)}: entry of missing inode {step.entry.ino}; run `sluice fsck`")
+        return step.entry.ino, step.attr
+
+    async def readdir(self, ino: int, after: bytes = b"", limit: int = 1000, *, attrs: bool = False) -> list[DirEntry]:
+        """One page of a directory, in byte order (1 trip), without `.` and `..`. No checks: see `opendir`."""
+        return await self.store.list_entries(ino, after, limit, attrs=attrs)
+
+    async def opendir(self, ino: int, caller: Caller = ROOT_CALLER, *, attrs: bool = False) -> Attr:
+        """The checks before a listing: ENOENT, ENOTDIR, EACCES."""
+        attr = await self.getattr(ino)
+        if not attr.is_dir:
+            raise FsError(errno.ENOTDIR, f"inode {ino} is no directory")
+        await self.require_access(caller, ino, attr, READ | EXECUTE if attrs else READ)
+        return attr
+
+    async def readlink(self, ino: int) -> bytes:
+        target, attr = await self.store.read(k.symlink(ino), k.node(ino))
+        if attr is None:
+            raise FsError(errno.ENOENT, f"inode {ino} does not exist")
+        if attr.type != SYMLINK:
+            raise FsError(errno.EINVAL, f"inode {ino} is no symbolic link")
+        if target is None:
+            raise MetaError(f"symbolic link inode {ino} has no target record; run `sluice fsck`")
+        result: bytes = target
+        return result
+
+    async def parents(self, ino: int) -> dict[int, int]:
+        """Directories that hold a link to the inode, and how many links."""
+        attr = await self.getattr(ino)
+        if ino in (ROOT, TRASH):
+            return {ROOT: 1}
+        if attr.parent > 0:
+            return {attr.parent: 1}
+        (counts,) = await self.store.read(k.parents(ino))
+        result: dict[int, int] = counts
+        return result
+
+    # -- creating ------------------------------------------------------------------------------------------------
+
+    def _require_creatable(self, parent: int, name: bytes) -> None:
+        if parent >= TRASH or self.is_trash_name(parent, name):
+            raise FsError(errno.EPERM, f"{show(name)}: nothing can be created in the trash or under its name")
+        self.require_writable()
+        if name in (b".", b".."):
+            raise FsError(errno.EEXIST, f"{show(name)}: exists in every directory")
+        self.require_name(name)
+
+    async def mknod(
+        self, parent: int, name: bytes, kind: int, mode: int, umask: int = 0, caller: Caller = ROOT_CALLER, *,
+        rdev: int = 0, target: bytes = b"",
+    ) -> tuple[int, Attr]:  # fmt: skip
+        """Create a node of any type (2 trips). `Exists` (EEXIST) tells what is there already."""
+        if kind == SYMLINK and (not target or len(target) > MAX_SYMLINK or b"\0" in target):
+            raise FsError(errno.EINVAL, f"symbolic link target of {len(target)} bytes; 1 to {MAX_SYMLINK}, no NUL")
+        if not FILE <= kind <= SOCKET:
+            raise FsError(errno.EINVAL, f"unknown node type {kind}")
+        self._require_creatable(parent, name)
+        ino = self.inodes.take_nowait() or await self.inodes.take()
+
+        async def body(tx: Tx) -> tuple[Tx, Attr]:
+            pattr, there = await tx.peek(k.node(parent), k.entry(parent, name))
+            pattr = await self.require_target_dir(caller, parent, pattr, name)
+            if there is not None:
+                (attr,) = await tx.peek(k.node(there.ino))
+                raise Exists(f"{show(name)}: exists in directory inode {parent}", there.ino, attr)
+            now = self.clock_ns()
+            attr = await self.new_attr(
+                parent, pattr, caller, kind, mode, umask, now, length=len(target), rdev=rdev
+            )  # fmt: skip
+            tx.expect_identity(parent, pattr)
+            tx.expect(k.entry(parent, name), None)
+            await self.add_node(tx, parent, pattr, name, ino, attr, now)
+            if kind == SYMLINK:
+                tx.put(k.symlink(ino), target)
+            return tx, attr
+
+        tx, attr = await self.store.transact(body)
+        self.after_commit(tx)
+        return ino, attr
+
+    async def add_node(self, tx: Tx, parent: int, pattr: Attr, name: bytes, ino: int, attr: Attr, now: int) -> None:
+        """Writes for a new node under a new name: entry, node, parent's times and link count, usage."""
+        tx.put(k.entry(parent, name), Entry(attr.type, ino))
+        tx.put(k.node(ino), attr)
+        is_dir = attr.type == DIRECTORY
+        if is_dir and self.dir_stats:
+            tx.put(k.dirstat(ino), DirStat(0, 0, 0))
+        self.touch_parent(tx, parent, pattr, now, 1 if is_dir else 0)
+        length = attr.length if attr.type == FILE else 0
+        await self.charge(tx, parent, length, node_space(attr), 1, uid=attr.uid, gid=attr.gid)
+
+    def touch_parent(self, tx: Tx, parent: int, pattr: Attr, now: int, nlink: int = 0) -> None:
+        """Times of a directory whose entries change, and its link count (semantics §1.7)."""
+        if parent >= TRASH:
+            return
+        if nlink or now - pattr.mtime_ns >= self.skip_dir_mtime_ns:
+            tx.patch(parent, NodePatch(nlink, now, now))
+
+    async def create(
+        self, parent: int, name: bytes, mode: int = 0o644, umask: int = 0, caller: Caller = ROOT_CALLER, *,
+        exclusive: bool = False,
+    ) -> tuple[int, Attr]:  # fmt: skip
+        """A regular file; an existing one is returned as it is unless `exclusive`."""
+        try:
+            return await self.mknod(parent, name, FILE, mode, umask, caller)
+        except Exists as e:
+            if exclusive or e.attr is None or e.attr.type != FILE:
+                raise
+            return e.ino, e.attr
+
+    async def mkdir(
+        self, parent: int, name: bytes, mode: int = 0o755, umask: int = 0, caller: Caller = ROOT_CALLER
+    ) -> tuple[int, Attr]:
+        return await self.mknod(parent, name, DIRECTORY, mode, umask, caller)
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller = ROOT_CALLER) -> tuple[int, Attr]:
+        return await self.mknod(parent, name, SYMLINK, 0o777, 0, caller, target=target)
+
+    async def link(self, ino: int, parent: int, name: bytes, caller: Caller = ROOT_CALLER) -> Attr:
+        """A hard link (2 trips). The inode's parent becomes 0 for ever; parents are counted from then on."""
+        if parent >= TRASH or self.is_trash_name(parent, name):
+            raise FsError(errno.EPERM, f"{show(name)}: nothing can be linked into the trash")
+        self.require_writable()
+        self.require_name(name)
+        if name in (b".", b".."):
+            raise FsError(errno.EEXIST, f"{show(name)}: exists in every directory")
+
+        async def body(tx: Tx) -> tuple[Tx, Attr]:
+            pattr, attr, there = await tx.peek(k.node(parent), k.node(ino), k.entry(parent, name))
+            if attr is None:
+                raise FsError(errno.ENOENT, f"inode {ino} does not exist")
+            if attr.type == DIRECTORY:
+                raise FsError(errno.EPERM, f"inode {ino} is a directory; directories can't be hard-linked")
+            pattr = await self.require_target_dir(caller, parent, pattr, name)
+            if attr.flags & _FROZEN:
+                raise FsError(errno.EPERM, f"inode {ino} is immutable or append-only")
+            if there is not None:
+                raise Exists(f"{show(name)}: exists in directory inode {parent}", there.ino, None)
+            now = self.clock_ns()
+            tx.expect_identity(parent, pattr)
+            tx.expect(k.node(ino), attr)
+            tx.expect(k.entry(parent, name), None)
+            tx.put(k.entry(parent, name), Entry(attr.type, ino))
+            linked = msgspec.structs.replace(attr, nlink=attr.nlink + 1, parent=0, ctime_ns=now)
+            tx.put(k.node(ino), linked)
+            if attr.parent > 0:
+                tx.add(k.parent(ino, attr.parent), 1)
+            tx.add(k.parent(ino, parent), 1)
+            self.touch_parent(tx, parent, pattr, now)
+            length = attr.length if attr.type == FILE else 0
+            await self.charge(tx, parent, length, node_space(attr), 1, volume=False, uid=attr.uid, gid=attr.gid)
+            return tx, linked
+
+        tx, linked = await self.store.transact(body)
+        self.after_commit(tx)
+        return linked
+
+    # -- removing ------------------------------------------------------------------------------------------------
+
+    async def require_source_dir(
+        self, caller: Caller, parent: int, attr: Attr | None, name: bytes, *, forbidden: int = _FROZEN
+    ) -> Attr:
+        """The checks on a directory that is about to lose an entry."""
+        if attr is None:
+            raise FsError(errno.ENOENT, f"directory inode {parent} does not exist any more")
+        if attr.type != DIRECTORY:
+            raise FsError(errno.ENOTDIR, f"inode {parent}, parent of {show(name)!r}, is no directory")
+        await self.require_access(caller, parent, attr, WRITE | EXECUTE)
+        if attr.flags & forbidden:
+            raise FsError(errno.EPERM, f"directory inode {parent} is immutable or append-only")
+        return attr
+
+    @staticmethod
+    def require_condition(condition: Condition | None, entry: Entry | None, attr: Attr | None, name: bytes) -> None:
+        """What a door asked for about the name: EEXIST for `absent`, ESTALE for any other mismatch."""
+        if condition is None:
+            return
+        if condition.absent:
+            if entry is not None:
+                raise Exists(f"{show(name)}: exists", entry.ino, attr)
+            return
+        if entry is None or attr is None or (
+            (condition.ino is not None and condition.ino != entry.ino)
+            or (condition.mtime_ns is not None and condition.mtime_ns != attr.mtime_ns)
+            or (condition.ctime_ns is not None and condition.ctime_ns != attr.ctime_ns)
+        ):  # fmt: skip
+            raise FsError(errno.ESTALE, f"{show(name)}: has changed since it was looked at")
+
+    def _require_removable(self, parent: int, name: bytes, caller: Caller) -> None:
+        if self.is_trash_name(parent, name) or (parent >= TRASH and caller.uid != 0):
+            raise FsError(errno.EPERM, f"{show(name)}: only root removes entries of the trash, nobody the trash itself")
+        self.require_writable()
+
+    async def unlink(
+        self, parent: int, name: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False,
+        condition: Condition | None = None,
+    ) -> int:  # fmt: skip
+        """Remove a name of anything but a directory (2 trips); returns the inode it named. Directory: EPERM."""
+        self._require_removable(parent, name, caller)
+        trash = await self.trash_dir(parent, skip=skip_trash)
+
+        async def body(tx: Tx) -> tuple[Tx, int]:
+            found = await self.store.resolve(parent, [name])
+            pattr = found.base
+            if pattr is not None and pattr.type == DIRECTORY and not found.steps:
+                await self.require_access(caller, parent, pattr, EXECUTE)
+                raise FsError(errno.ENOENT, f"{show(name)}: no such name in directory inode {parent}")
+            if found.steps and found.steps[0].entry.type == DIRECTORY:
+                raise FsError(errno.EPERM, f"{show(name)}: is a directory; remove it with rmdir")
+            pattr = await self.require_source_dir(caller, parent, pattr, name)
+            entry, attr = found.steps[0]
+            self.require_condition(condition, entry, attr, name)
+            if self.sticky_denies(caller, pattr, attr):
+                raise FsError(errno.EACCES, f"{show(name)}: directory inode {parent} is sticky and owned by others")
+            if attr is not None and attr.flags & _FROZEN:
+                raise FsError(errno.EPERM, f"{show(name)}: is immutable or append-only")
+            now = self.clock_ns()
+            tx.expect_identity(parent, pattr)
+            tx.expect(k.entry(parent, name), entry)
+            tx.delete(k.entry(parent, name))
+            self.touch_parent(tx, parent, pattr, now)
+            await self.drop_node(tx, parent, name, entry, attr, trash, now)
+            return tx, entry.ino
+
+        tx, ino = await self.store.transact(body)
+        self.after_commit(tx)
+        return ino
+
+    async def rmdir(self, parent: int, name: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False) -> int:
+        """Remove an empty directory (2 trips; 4 if it turns out to be occupied)."""
+        if name == b".":
+            raise FsError(errno.EINVAL, "rmdir of `.`")
+        if name == b"..":
+            raise FsError(errno.ENOTEMPTY, "rmdir of `..`")
+        if parent == TRASH:
+            raise FsError(errno.EPERM, f"{show(name)}: directories of the trash go when they expire")
+        self._require_removable(parent, name, caller)
+        trash = await self.trash_dir(parent, skip=skip_trash)
+        tx, ino = await self.store.transact(lambda tx: self._rmdir(tx, parent, name, caller, trash))
+        self._dir_parents.pop(ino, None)
+        self.after_commit(tx)
+        return ino
+
+    async def _rmdir(self, tx: Tx, parent: int, name: bytes, caller: Caller, trash: int) -> tuple[Tx, int]:
+        found = await self.store.resolve(parent, [name])
+        pattr = found.base
+        if pattr is not None and pattr.type == DIRECTORY and not found.steps:
+            await self.require_access(caller, parent, pattr, EXECUTE)
+            raise FsError(errno.ENOENT, f"{show(name)}: no such name in directory inode {parent}")
+        if found.steps and found.steps[0].entry.type != DIRECTORY:
+            raise FsError(errno.ENOTDIR, f"{show(name)}: is no directory")
+        pattr = await self.require_source_dir(caller, parent, pattr, name)
+        entry, attr = found.steps[0]
+        if self.sticky_denies(caller, pattr, attr):
+            (occupied,) = await tx.peek(k.occupied(entry.ino))
+            if occupied:
+                raise FsError(errno.ENOTEMPTY, f"{show(name)}: directory is not empty")
+            raise FsError(errno.EACCES, f"{show(name)}: directory inode {parent} is sticky and owned by others")
+        now = self.clock_ns()
+        tx.expect_identity(parent, pattr)
+        tx.expect(k.entry(parent, name), entry)
+        tx.delete(k.entry(parent, name))
+        self.touch_parent(tx, parent, pattr, now, -1)
+        if attr is None:
+            tx.expect(k.node(entry.ino), None)
+            await self.charge(tx, parent, 0, -4096, -1, check=False)
+        else:
+            await self.drop_directory(tx, parent, name, entry.ino, attr, trash, now)
+        return tx, entry.ino
+
+    # -- renaming: core/meta/rename.py ---------------------------------------------------------------------------
+
+    async def resolve(self, base: int, names: list[bytes], *, xattrs: bool = False, chunk: bool = False) -> Resolved:
+        """Walk names without checks or symlinks (1 trip); the root's `.trash` is known."""
+        if names and base == ROOT and names[0] == TRASH_NAME:
+            attr = await self.getattr(TRASH)
+            rest = await self.store.resolve(TRASH, names[1:], xattrs=xattrs, chunk=chunk)
+            return rest._replace(steps=[Step(Entry(DIRECTORY, TRASH), attr), *rest.steps])
+        return await self.store.resolve(base, names, xattrs=xattrs, chunk=chunk)

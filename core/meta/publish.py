@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publish: bind finished content to a path in one transaction.
+
+What S3 PUT, multipart completion, WebDAV PUT and COPY are made of. Before the commit nothing is visible; after it
+everything is: parents, entry, inode with length, slices and extended attributes, the old target in the trash.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from core.errors import FsError
+from core.meta import keys as k
+from core.meta.base import EXECUTE, show
+from core.meta.caller import ROOT_CALLER, Caller, Condition
+from core.meta.data import Data
+from core.meta.records import (
+    DIRECTORY,
+    FILE,
+    FLAG_APPEND,
+    FLAG_IMMUTABLE,
+    ROOT,
+    SYMLINK,
+    TRASH,
+    Attr,
+    DirStat,
+    Entry,
+    Slice,
+    encode_slices,
+    node_space,
+)
+from core.meta.store import Resolved, Tx
+
+
+class SymlinkInPath(FsError):
+    """A component of the path is a symbolic link; whoever knows paths resolves it and tries again."""
+
+    def __init__(self, depth: int, ino: int) -> None:
+        super().__init__(errno.ENOTDIR, f"component {depth} of the path is a symbolic link")
+        self.depth = depth
+        self.ino = ino
+
+
+class Content(msgspec.Struct, frozen=True):
+    """Bytes that are stored but bound to no name yet: chunk index -> slice records, oldest first.
+
+    fresh: (slice id, size, refs) to register at publish. shared: (slice id, size, extra references) taken from
+    existing files, which are `sources`: (ino, chunk index, raw value) that must still hold at publish.
+    """
+
+    length: int
+    chunks: dict[int, list[Slice]]
+    fresh: tuple[tuple[int, int, int], ...] = ()
+    shared: tuple[tuple[int, int, int], ...] = ()
+    sources: tuple[tuple[int, int, bytes], ...] = ()
+
+
+class ImplicitDirs(msgspec.Struct, frozen=True):
+    """How missing parent directories are made."""
+
+    mode: int = 0o777
+    umask: int = 0
+    xattrs: Mapping[bytes, bytes] = {}
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    ino: int
+    attr: Attr
+    replaced: bool
+
+
+class Publish(Data):
+    """Mixin of `Meta`."""
+
+    async def publish(
+        self,
+        base: int,
+        names: Sequence[bytes],
+        content: Content | None,
+        caller: Caller = ROOT_CALLER,
+        *,
+        mode: int = 0o644,
+        umask: int = 0,
+        xattrs: Mapping[bytes, bytes] | None = None,
+        mtime_ns: int | None = None,
+        atime_ns: int | None = None,
+        condition: Condition | None = None,
+        parents: ImplicitDirs | None = None,
+        replace_empty_dir: bool = False,
+        skip_trash: bool = False,
+    ) -> Published:
+        """Make `names` below directory `base` a new file with this content (2 trips); content None makes a directory.
+
+        Errors: ENOENT (a parent is missing and `parents` is None), ENOTDIR, EISDIR, EEXIST (`Exists`),
+        ESTALE (condition),         EPERM, EACCES, EDQUOT, ENOSPC, SymlinkInPath. A source of the content that changed meanwhile: ESTALE.
+        """
+        self.require_writable()
+        if not names:
+            raise FsError(errno.EISDIR, "the root of the volume can't be replaced")
+        for name in names:
+            self.require_name(name)
+        if base >= TRASH or self.is_trash_name(base, names[0]):
+            raise FsError(errno.EPERM, f"{show(names[0])}: nothing can be created in the trash or under its name")
+        for name, value in (xattrs or {}).items():
+            self.require_xattr(name, value)
+        ino = self.inodes.take_nowait() or await self.inodes.take()
+        trash = 0 if skip_trash or content is None else await self.trash_dir(base)
+        kind = DIRECTORY if content is None else FILE
+
+        async def body(tx: Tx) -> tuple[Tx, Published]:
+            found = await self.store.resolve(base, names)
+            now = self.clock_ns()
+            parent, pattr, missing = await self._walk(caller, base, names, found, parents is not None)
+            pattr = await self.require_target_dir(caller, parent, pattr, names[-1])
+            tx.expect_identity(parent, pattr)
+            replaced = False
+            if missing:
+                assert parents is not None
+                self.require_condition(condition, None, None, names[-1])
+                parent, pattr = await self._make_dirs(tx, parent, pattr, names[-1 - missing : -1], parents, caller, now)
+            else:
+                last = found.steps[-1] if len(found.steps) == len(names) else None
+                replaced = await self._take_name(
+                    tx, parent, pattr, names[-1], last.entry if last else None, last.attr if last else None, trash, now,
+                    condition, directory=content is None, replace_empty_dir=replace_empty_dir,
+                )  # fmt: skip
+            attr = await self.new_attr(parent, pattr, caller, kind, mode, umask, now)
+            attr = msgspec.structs.replace(
+                attr,
+                mtime_ns=now if mtime_ns is None else mtime_ns,
+                atime_ns=now if atime_ns is None else atime_ns,
+                length=content.length if content is not None else attr.length,
+            )
+            if replaced or missing:
+                # Times of the parent are patched by what took the name, or it is itself new.
+                tx.put(k.entry(parent, names[-1]), Entry(kind, ino))
+                tx.put(k.node(ino), attr)
+                if missing:
+                    self._grow_new_dir(tx, parent, kind)
+                if kind == DIRECTORY and self.dir_stats:
+                    tx.put(k.dirstat(ino), DirStat(0, 0, 0))
+                await self.charge(
+                    tx, parent, attr.length if kind == FILE else 0, node_space(attr), 1, uid=attr.uid, gid=attr.gid
+                )
+            else:
+                await self.add_node(tx, parent, pattr, names[-1], ino, attr, now)
+            for name, value in (xattrs or {}).items():
+                tx.put(k.xattr(ino, name), value)
+            if content is not None:
+                await self._bind(tx, ino, content)
+            return tx, Published(ino, attr, replaced)
+
+        tx, published = await self.store.transact(body)
+        self.after_commit(tx)
+        return published
+
+    async def _walk(
+        self, caller: Caller, base: int, names: Sequence[bytes], found: Resolved, make: bool
+    ) -> tuple[int, Attr | None, int]:
+        """The deepest existing directory of the path's parents, and how many directories are missing below it."""
+        parent, pattr = base, found.base
+        for depth, step in enumerate(found.steps[: len(names) - 1]):
+            if pattr is not None:
+                await self.require_access(caller, parent, pattr, EXECUTE)
+            if step.entry.type == SYMLINK:
+                raise SymlinkInPath(depth, step.entry.ino)
+            if step.entry.type != DIRECTORY:
+                raise FsError(errno.ENOTDIR, f"{show(names[depth])}: is no directory")
+            parent, pattr = step.entry.ino, step.attr
+        missing = max(0, len(names) - 1 - len(found.steps))
+        if missing and not make:
+            raise FsError(errno.ENOENT, f"{show(names[len(found.steps)])}: no such directory")
+        return parent, pattr, missing
+
+    async def _make_dirs(
+        self, tx: Tx, parent: int, pattr: Attr, names: Sequence[bytes], how: ImplicitDirs, caller: Caller, now: int
+    ) -> tuple[int, Attr]:
+        """Directories that exist only in this transaction; each but the last gets its child's link at once."""
+        top = True
+        for at, name in enumerate(names):
+            ino = self.inodes.take_nowait() or await self.inodes.take()
+            attr = await self.new_attr(parent, pattr, caller, DIRECTORY, how.mode, how.umask, now)
+            self._dir_parents[ino] = parent
+            if top:
+                tx.expect(k.entry(parent, name), None)
+                await self.add_node(tx, parent, pattr, name, ino, attr, now)
+                top = False
+            else:
+                tx.put(k.entry(parent, name), Entry(DIRECTORY, ino))
+                tx.put(k.node(ino), attr)
+                if self.dir_stats:
+                    tx.put(k.dirstat(ino), DirStat(0, 0, 0))
+                await self.charge(tx, parent, 0, 4096, 1, uid=attr.uid, gid=attr.gid)
+            if at < len(names) - 1:
+                self._grow_new_dir(tx, ino, DIRECTORY, attr)
+            for xname, value in how.xattrs.items():
+                tx.put(k.xattr(ino, xname), value)
+            parent, pattr = ino, attr
+        return parent, pattr
+
+    @staticmethod
+    def _grow_new_dir(tx: Tx, ino: int, child: int, attr: Attr | None = None) -> None:
+        """A directory made in this very transaction gets a sub-directory: correct its buffered record."""
+        if child != DIRECTORY:
+            return
+        for at, (op, key, value) in enumerate(tx.writes):
+            if key == k.node(ino):
+                tx.writes[at] = (op, key, msgspec.structs.replace(value, nlink=value.nlink + 1))
+
+    async def _take_name(
+        self, tx: Tx, parent: int, pattr: Attr, name: bytes, entry: Entry | None, attr: Attr | None, trash: int,
+        now: int, condition: Condition | None, *, directory: bool, replace_empty_dir: bool,
+    ) -> bool:  # fmt: skip
+        """Check the target name and write the removal of what it names now. True if there was something."""
+        self.require_condition(condition, entry, attr, name)
+        tx.expect(k.entry(parent, name), entry)
+        if entry is None:
+            return False
+        if directory:
+            self.require_condition(Condition(absent=True), entry, attr, name)
+        if attr is not None and attr.flags & (FLAG_IMMUTABLE | FLAG_APPEND):
+            raise FsError(errno.EPERM, f"{show(name)}: is immutable or append-only")
+        if entry.type == DIRECTORY:
+            if not replace_empty_dir or attr is None:
+                raise FsError(errno.EISDIR, f"{show(name)}: is a directory")
+            try:
+                await self.drop_directory(tx, parent, name, entry.ino, attr, 0, now)
+            except FsError as e:
+                raise FsError(errno.EISDIR, f"{show(name)}: is a directory that isn't empty") from e
+            self.touch_parent(tx, parent, pattr, now, -1)
+            return True
+        await self.drop_node(tx, parent, name, entry, attr, trash, now)
+        self.touch_parent(tx, parent, pattr, now)
+        return True
+
+    async def _bind(self, tx: Tx, ino: int, content: Content) -> None:
+        for index, slices in content.chunks.items():
+            if slices:
+                tx.put(k.chunk(ino, index), encode_slices(slices))
+        for slice_id, size, refs in content.fresh:
+            tx.put_new(k.sliceref(slice_id, size), refs)
+        for slice_id, size, more in content.shared:
+            tx.add(k.sliceref(slice_id, size), more)
+        if content.sources:
+            if tx.attempt:
+                now = await tx.peek(*(k.chunk(source, index) for source, index, _ in content.sources))
+                if any((a or b"") != raw for a, (_, _, raw) in zip(now, content.sources, strict=True)):
+                    raise FsError(errno.ESTALE, "a source of the copy changed while it was copied")
+            for source, index, raw in content.sources:
+                tx.expect(k.chunk(source, index), raw)
+
+
+__all__ = ["ROOT", "Content", "ImplicitDirs", "Publish", "Published", "SymlinkInPath"]
