@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
 
+from core.chunk.slices import truncate_records
 from core.errors import FsError, MetaError
 from core.meta import keys as k
 from core.meta.base import WRITE
@@ -43,10 +44,6 @@ RemoveSlice = Callable[[int, int], Awaitable[None]]
 
 def chunk_count(length: int) -> int:
     return (length + CHUNK_SIZE - 1) >> CHUNK_BITS
-
-
-def zero_record(pos: int, length: int) -> bytes:
-    return encode_slice(Slice(pos, 0, 0, 0, length))
 
 
 def parse_chunk(ino: int, index: int, raw: bytes | None) -> list[Slice]:
@@ -143,7 +140,7 @@ class Data(Inodes):
                 await self.require_access(caller, ino, attr, WRITE)
             if attr.length == length:
                 return tx, attr
-            await self._mask_range(tx, ino, min(attr.length, length), max(attr.length, length))
+            await self._mask_range(tx, ino, attr.length, length)
             now = self.clock_ns()
             new = msgspec.structs.replace(attr, length=length, mtime_ns=now, ctime_ns=now)
             tx.put(k.node(ino), new)
@@ -154,19 +151,14 @@ class Data(Inodes):
         self.after_commit(tx)
         return attr
 
-    async def _mask_range(self, tx: Tx, ino: int, left: int, right: int) -> None:
-        """Zero records over [left, right) as truncate writes them (format §3.3)."""
-        first, last = left >> CHUNK_BITS, right >> CHUNK_BITS
-        pos = left % CHUNK_SIZE
-        tx.append(k.chunk(ino, first), zero_record(pos, min(right - left, CHUNK_SIZE - pos)))
-        if last > first:
-            if last - first > 1:
-                (existing,) = await tx.peek(k.chunks(ino, last))
-                for index in existing:
-                    if index > first:
-                        tx.append(k.chunk(ino, index), zero_record(0, CHUNK_SIZE))
-            if right % CHUNK_SIZE:
-                tx.append(k.chunk(ino, last), zero_record(0, right % CHUNK_SIZE))
+    async def _mask_range(self, tx: Tx, ino: int, old: int, new: int) -> None:
+        """Hide what lies between two lengths (format §3.3)."""
+        middle: Collection[int] = ()
+        last = max(old, new) >> CHUNK_BITS
+        if last - (min(old, new) >> CHUNK_BITS) > 1:
+            (middle,) = await tx.peek(k.chunks(ino, last))
+        for index, record in truncate_records(old, new, middle).items():
+            tx.append(k.chunk(ino, index), encode_slice(record))
 
     # -- deletion: entry gone -> delfile -> chunks -> reference counts -> objects --------------------------------
 

@@ -94,8 +94,8 @@ class Publish(Data):
     ) -> Published:
         """Make `names` below directory `base` a new file with this content (2 trips); content None makes a directory.
 
-        Errors: ENOENT (a parent is missing and `parents` is None), ENOTDIR, EISDIR, EEXIST (`Exists`),
-        ESTALE (condition),         EPERM, EACCES, EDQUOT, ENOSPC, SymlinkInPath. A source of the content that changed meanwhile: ESTALE.
+        Errors: ENOENT (a parent is missing and `parents` is None), ENOTDIR, EISDIR, EEXIST (`Exists`), ESTALE
+        (condition, or a source of the content changed), EPERM, EACCES, EDQUOT, ENOSPC, SymlinkInPath.
         """
         self.require_writable()
         if not names:

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lasting connection to a Redis server: dial, authenticate, choose the database, reconnect, retry what is safe.
+
+What may be sent again: everything the server refused without doing it (LOADING, READONLY …), everything that never
+left this process, and, after a loss, what the caller calls repeatable (`resend`). A commit whose answer was lost is
+reported, never repeated. Error texts name the server, the cause and the next step, never the password.
+AUTH and SELECT instead of HELLO: they work on every server since 4.0, and a new connection speaks RESP2 anyway.
+Source: format §4, §4.1; semantics §1.6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from hiredis import ReplyError, pack_command
+
+from core.errors import MetaError
+from core.meta.stores.redis.discovery import Address, find_master, find_owner
+from core.meta.stores.redis.replies import ELSEWHERE, TRANSIENT, code_of, typed_error
+from core.meta.stores.redis.scripts import Script
+from core.meta.stores.redis.url import RedisURL
+from core.meta.stores.redis.wire import Wire, WireLost, first_error
+
+log = logging.getLogger(__name__)
+
+#: How long a call outlives an unreachable server. One read time-out: what a hanging server would cost too.
+PATIENCE_S: Final = 30.0
+#: Opening a volume fails sooner: the user waits for it, and a wrong address is the usual cause.
+OPEN_PATIENCE_S: Final = 3.0
+_MULTI: Final[bytes] = pack_command(("MULTI",))
+_EXEC: Final[bytes] = pack_command(("EXEC",))
+
+Command = tuple[Any, ...]
+
+
+class Connection:
+    """`call`, `transaction` and `run` wait for one round trip each.
+
+    cluster: known after `open`; then every key carries the prefix `{db}` and there is no SELECT.
+    """
+
+    def __init__(self, url: RedisURL, scripts: Sequence[Script] = (), *, patience_s: float = PATIENCE_S) -> None:
+        self.url = url
+        self.cluster = url.mode == "cluster"
+        self._scripts = scripts
+        self._patience_s = patience_s
+        self._tls: ssl.SSLContext | None = None
+        self._wire: Wire | None = None
+        self._dialing = asyncio.Lock()
+        self._last_cause: Exception | None = None
+        self._closed = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._closed = False
+        self._tls = self.url.tls.context() if self.url.tls else None
+        await self._ready(asyncio.get_running_loop().time() + OPEN_PATIENCE_S)
+        if self.url.mode == "single":
+            info = await self.call(pack_command(("CLUSTER", "INFO")), tolerate=True)
+            if not isinstance(info, ReplyError):
+                self.cluster = b"cluster_state:" in info
+            elif "cluster mode" in str(info):
+                self.cluster = True
+            if self.cluster:  # seeds are the one host; find the owner of our slot
+                self.url = replace(self.url, mode="cluster")
+                self._drop()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    async def call(self, packed: bytes, count: int = 1, *, resend: bool = True, tolerate: bool = False) -> Any:
+        """Send packed commands; the reply, or the list of `count` replies.
+
+        Raises MetaError for an error reply; with `tolerate` one that no retry would cure is returned instead.
+        """
+        deadline, attempt = 0.0, 0
+        while True:
+            wire = self._wire
+            if wire is None or wire.full:
+                wire = await self._ready(deadline or asyncio.get_running_loop().time() + self._patience_s)
+            try:
+                reply = await wire.send(packed, count)
+            except WireLost as lost:
+                if lost.sent and not resend:
+                    raise MetaError(
+                        f"connection to Redis at {self._where(wire)} was lost during a commit ({lost}): it may or may"
+                        " not have happened; look at the result before repeating it",
+                        retryable=True,
+                    ) from lost
+                failure: MetaError = self._unreachable(lost)
+            else:
+                error = (reply if isinstance(reply, ReplyError) else None) if count == 1 else first_error(reply)
+                if error is None:
+                    return reply
+                code = code_of(str(error))
+                if code not in TRANSIENT:
+                    if tolerate or code == "NOSCRIPT":
+                        return error
+                    raise typed_error(str(error), self._where(wire))
+                failure = typed_error(str(error), self._where(wire))
+                if code in ELSEWHERE and wire is self._wire:
+                    self._drop()  # ask again who the master is
+            now = asyncio.get_running_loop().time()
+            deadline = deadline or now + self._patience_s
+            if now >= deadline or self._closed:
+                raise failure
+            await asyncio.sleep(min(self._pause(attempt), deadline - now))
+            attempt += 1
+
+    async def transaction(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies of several reading commands as one snapshot (MULTI … EXEC in one write)."""
+        if len(commands) == 1:
+            return [await self.call(pack_command(commands[0]))]
+        packed = b"".join([_MULTI, *map(pack_command, commands), _EXEC])
+        replies = await self.call(packed, len(commands) + 2)
+        result: list[Any] = replies[-1]
+        return result
+
+    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, resend: bool = True) -> Any:
+        """Reply of a script; loads it if the server forgot it (then nothing of it ran, so a commit may go again)."""
+        packed = pack_command(("EVALSHA", script.sha, len(keys), *keys, *args))
+        reply = await self.call(packed, resend=resend)
+        if isinstance(reply, ReplyError):  # NOSCRIPT
+            await self.call(pack_command(("SCRIPT", "LOAD", script.text)))
+            reply = await self.call(packed, resend=resend)
+            if isinstance(reply, ReplyError):
+                raise typed_error(str(reply), self._where(self._wire))
+        return reply
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    async def _ready(self, deadline: float) -> Wire:
+        """A connection with room. Dials again, with growing pauses, until the deadline."""
+        loop, attempt = asyncio.get_running_loop(), 0
+        while True:
+            if self._closed:
+                raise MetaError(f"the connection to Redis at {self.url.where} was closed")
+            wire = self._wire
+            if wire is not None:
+                if not wire.full:
+                    return wire
+                await wire.room()
+                continue
+            try:
+                async with asyncio.timeout_at(deadline), self._dialing:
+                    if self._wire is None:
+                        self._wire = await self._dial_target()
+                        self._last_cause = None
+                continue
+            except MetaError as e:
+                if not e.retryable:
+                    raise
+                self._last_cause = e
+            except (OSError, WireLost) as e:  # includes TimeoutError and ssl.SSLError
+                if not isinstance(e, TimeoutError) or self._last_cause is None:
+                    self._last_cause = e
+            now = loop.time()
+            if now >= deadline:
+                raise self._unreachable(self._last_cause)
+            if attempt == 0:
+                log.warning("cannot reach Redis at %s (%s); trying again", self.url.where, self._last_cause)
+            await asyncio.sleep(min(self._pause(attempt), deadline - now))
+            attempt += 1
+
+    def _pause(self, attempt: int) -> float:
+        limit = min(self.url.max_backoff_s, self.url.min_backoff_s * 2 ** min(attempt, 20))
+        return random.uniform(limit / 2, limit)  # noqa: S311 - spreads clients after an outage
+
+    async def _dial_target(self) -> Wire:
+        url = self.url
+        if url.mode == "sentinel":
+            return await self._dial(await find_master(url, self._tls))
+        if url.mode == "cluster":
+            return await self._dial(await find_owner(url, self._dial))
+        return await self._dial(url.hosts[0] if url.hosts else None)
+
+    async def _dial(self, address: Address | None) -> Wire:
+        """One authenticated connection. Raises OSError, WireLost, or MetaError for a refusal."""
+        url, loop = self.url, asyncio.get_running_loop()
+
+        def make() -> Wire:
+            return Wire(read_timeout_s=url.read_timeout_s, write_timeout_s=url.write_timeout_s, lost=self._on_lost)
+
+        async with asyncio.timeout(url.dial_timeout_s):
+            if address is None:
+                _, wire = await loop.create_unix_connection(make, url.path)
+            else:
+                host, port = address
+                name = (url.tls.server_name if url.tls else "") or host
+                transport, wire = await loop.create_connection(
+                    make, host, port, ssl=self._tls, server_hostname=name if self._tls else None
+                )
+                if (sock := transport.get_extra_info("socket")) is not None:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                await self._greet(wire, address)
+            except BaseException:
+                wire.close()
+                raise
+        return wire
+
+    async def _greet(self, wire: Wire, address: Address | None) -> None:
+        url = self.url
+        commands: list[Command] = []
+        if url.username:
+            commands.append(("AUTH", url.username, url.password))
+        elif url.password:
+            commands.append(("AUTH", url.password))
+        if url.db and not self.cluster:
+            commands.append(("SELECT", url.db))
+        must = len(commands)
+        commands.append(("PING",))  # tells NOAUTH now and not in the middle of a commit
+        commands += [("SCRIPT", "LOAD", script.text) for script in self._scripts]
+        replies = await wire.send(b"".join(map(pack_command, commands)), len(commands))
+        if isinstance(replies, ReplyError):  # a single command
+            replies = [replies]
+        where = f"{address[0]}:{address[1]}" if address else url.where
+        for i, reply in enumerate(replies if isinstance(replies, list) else []):
+            # While the server loads its data it accepts AUTH and SELECT and refuses the rest: `call` waits for it.
+            if isinstance(reply, ReplyError) and (i < must or code_of(str(reply)) in ("NOAUTH", "WRONGPASS")):
+                raise typed_error(str(reply), where)
+
+    def _on_lost(self, wire: Wire) -> None:
+        if wire is self._wire:
+            self._wire = None
+
+    def _where(self, wire: Wire | None) -> str:
+        peer = wire.peer if wire is not None else ""
+        return f"{peer}/{self.url.db}" if peer else self.url.where
+
+    def _unreachable(self, cause: Exception | None) -> MetaError:
+        if isinstance(cause, MetaError):
+            return cause
+        reason = str(cause) or type(cause).__name__ if cause else "no answer in time"
+        return MetaError(
+            f"cannot reach Redis at {self.url.where}: {reason}; check that the server runs, the address and the network",
+            retryable=True,
+        )
