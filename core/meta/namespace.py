@@ -7,6 +7,7 @@ Checks come in the order of spec metadata-semantics §4; every operation is one 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -43,6 +44,22 @@ RENAME_RESTORE: Final = 0x20
 _FROZEN: Final = FLAG_IMMUTABLE | FLAG_APPEND
 _DEFAULT_ROOT: Final = Attr(DIRECTORY, 0o777, 0, 0, 0, 0, 0, 2, 4096, 0, ROOT)
 _DEFAULT_TRASH: Final = Attr(DIRECTORY, 0o555, 0, 0, 0, 0, 0, 2, 4096, 0, ROOT)
+
+
+class IsDirectory(FsError):
+    """EPERM of unlink on a directory, for doors that answer EISDIR."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EPERM, message)
+
+
+class SymlinkInPath(FsError):
+    """A component of the path is a symbolic link; whoever knows paths resolves it and tries again."""
+
+    def __init__(self, depth: int, ino: int) -> None:
+        super().__init__(errno.ENOTDIR, f"component {depth} of the path is a symbolic link")
+        self.depth = depth
+        self.ino = ino
 
 
 class Namespace(Trash):
@@ -116,6 +133,29 @@ class Namespace(Trash):
         (counts,) = await self.store.read(k.parents(ino))
         result: dict[int, int] = counts
         return result
+
+    async def walk_parents(
+        self, caller: Caller, base: int, names: Sequence[bytes], found: Resolved, *, make: bool = False
+    ) -> tuple[int, Attr | None, int]:
+        """The directory that holds (or will hold) the last name of a resolved path.
+
+        Returns the deepest existing directory of the path's parents, its attributes, and how many directories are
+        missing
+        below it (0 unless `make`). ENOENT, ENOTDIR, EACCES, SymlinkInPath.
+        """
+        parent, pattr = base, found.base
+        for depth, step in enumerate(found.steps[: len(names) - 1]):
+            if pattr is not None:
+                await self.require_access(caller, parent, pattr, EXECUTE)
+            if step.entry.type == SYMLINK:
+                raise SymlinkInPath(depth, step.entry.ino)
+            if step.entry.type != DIRECTORY:
+                raise FsError(errno.ENOTDIR, f"{show(names[depth])}: is no directory")
+            parent, pattr = step.entry.ino, step.attr
+        missing = max(0, len(names) - 1 - len(found.steps))
+        if missing and not make:
+            raise FsError(errno.ENOENT, f"{show(names[len(found.steps)])}: no such directory")
+        return parent, pattr, missing
 
     # -- creating ------------------------------------------------------------------------------------------------
 
@@ -275,64 +315,81 @@ class Namespace(Trash):
 
     async def unlink(
         self, parent: int, name: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False,
-        condition: Condition | None = None,
+        condition: Condition | None = None, below: Sequence[bytes] = (),
     ) -> int:  # fmt: skip
-        """Remove a name of anything but a directory (2 trips); returns the inode it named. Directory: EPERM."""
-        self._require_removable(parent, name, caller)
+        """Remove a name of anything but a directory (2 trips); returns the inode it named. Directory: EPERM.
+
+        below: directories between `parent` and the name, walked in the same trip (SymlinkInPath if one is a link).
+        """
+        names = [*below, name]
+        self._require_removable(parent, names[0], caller)
         trash = await self.trash_dir(parent, skip=skip_trash)
 
         async def body(tx: Tx) -> tuple[Tx, int]:
-            found = await self.store.resolve(parent, [name])
-            pattr = found.base
-            if pattr is not None and pattr.type == DIRECTORY and not found.steps:
-                await self.require_access(caller, parent, pattr, EXECUTE)
-                raise FsError(errno.ENOENT, f"{show(name)}: no such name in directory inode {parent}")
-            if found.steps and found.steps[0].entry.type == DIRECTORY:
-                raise FsError(errno.EPERM, f"{show(name)}: is a directory; remove it with rmdir")
-            pattr = await self.require_source_dir(caller, parent, pattr, name)
-            entry, attr = found.steps[0]
+            top, pattr, step = await self._find_entry(parent, names, caller)
+            if step is not None and step.entry.type == DIRECTORY:
+                raise IsDirectory(f"{show(name)}: is a directory; remove it with rmdir")
+            pattr = await self.require_source_dir(caller, top, pattr, name)
+            assert step is not None
+            entry, attr = step
             self.require_condition(condition, entry, attr, name)
             if self.sticky_denies(caller, pattr, attr):
                 raise FsError(errno.EACCES, f"{show(name)}: directory inode {parent} is sticky and owned by others")
             if attr is not None and attr.flags & _FROZEN:
                 raise FsError(errno.EPERM, f"{show(name)}: is immutable or append-only")
             now = self.clock_ns()
-            tx.expect_identity(parent, pattr)
-            tx.expect(k.entry(parent, name), entry)
-            tx.delete(k.entry(parent, name))
-            self.touch_parent(tx, parent, pattr, now)
-            await self.drop_node(tx, parent, name, entry, attr, trash, now)
+            tx.expect_identity(top, pattr)
+            tx.expect(k.entry(top, name), entry)
+            tx.delete(k.entry(top, name))
+            self.touch_parent(tx, top, pattr, now)
+            await self.drop_node(tx, top, name, entry, attr, trash, now)
             return tx, entry.ino
 
         tx, ino = await self.store.transact(body)
         self.after_commit(tx)
         return ino
 
-    async def rmdir(self, parent: int, name: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False) -> int:
-        """Remove an empty directory (2 trips; 4 if it turns out to be occupied)."""
+    async def _find_entry(
+        self, base: int, names: Sequence[bytes], caller: Caller
+    ) -> tuple[int, Attr | None, Step | None]:
+        """Directory, its attributes and the entry of a name that shall be removed (1 trip); ENOENT if there is none.
+        The step is None only if the directory itself is missing or no directory: its own check tells which."""
+        found = await self.store.resolve(base, names)
+        parent, pattr, _ = await self.walk_parents(caller, base, names, found)
+        if len(found.steps) == len(names):
+            return parent, pattr, found.steps[-1]
+        if pattr is not None and pattr.type == DIRECTORY:
+            await self.require_access(caller, parent, pattr, EXECUTE)
+            raise FsError(errno.ENOENT, f"{show(names[-1])}: no such name in directory inode {parent}")
+        return parent, pattr, None
+
+    async def rmdir(
+        self, parent: int, name: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False,
+        below: Sequence[bytes] = (),
+    ) -> int:  # fmt: skip
+        """Remove an empty directory (2 trips; 4 if it turns out to be occupied). below: as in `unlink`."""
         if name == b".":
             raise FsError(errno.EINVAL, "rmdir of `.`")
         if name == b"..":
             raise FsError(errno.ENOTEMPTY, "rmdir of `..`")
         if parent == TRASH:
             raise FsError(errno.EPERM, f"{show(name)}: directories of the trash go when they expire")
-        self._require_removable(parent, name, caller)
+        names = [*below, name]
+        self._require_removable(parent, names[0], caller)
         trash = await self.trash_dir(parent, skip=skip_trash)
-        tx, ino = await self.store.transact(lambda tx: self._rmdir(tx, parent, name, caller, trash))
+        tx, ino = await self.store.transact(lambda tx: self._rmdir(tx, parent, names, caller, trash))
         self._dir_parents.pop(ino, None)
         self.after_commit(tx)
         return ino
 
-    async def _rmdir(self, tx: Tx, parent: int, name: bytes, caller: Caller, trash: int) -> tuple[Tx, int]:
-        found = await self.store.resolve(parent, [name])
-        pattr = found.base
-        if pattr is not None and pattr.type == DIRECTORY and not found.steps:
-            await self.require_access(caller, parent, pattr, EXECUTE)
-            raise FsError(errno.ENOENT, f"{show(name)}: no such name in directory inode {parent}")
-        if found.steps and found.steps[0].entry.type != DIRECTORY:
+    async def _rmdir(self, tx: Tx, base: int, names: Sequence[bytes], caller: Caller, trash: int) -> tuple[Tx, int]:
+        name = names[-1]
+        parent, pattr, step = await self._find_entry(base, names, caller)
+        if step is not None and step.entry.type != DIRECTORY:
             raise FsError(errno.ENOTDIR, f"{show(name)}: is no directory")
         pattr = await self.require_source_dir(caller, parent, pattr, name)
-        entry, attr = found.steps[0]
+        assert step is not None
+        entry, attr = step
         if self.sticky_denies(caller, pattr, attr):
             (occupied,) = await tx.peek(k.occupied(entry.ino))
             if occupied:

@@ -14,16 +14,16 @@ import msgspec
 
 from core.errors import FsError
 from core.meta import keys as k
-from core.meta.base import EXECUTE, show
+from core.meta.base import show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.data import Data
+from core.meta.namespace import SymlinkInPath
 from core.meta.records import (
     DIRECTORY,
     FILE,
     FLAG_APPEND,
     FLAG_IMMUTABLE,
     ROOT,
-    SYMLINK,
     TRASH,
     Attr,
     DirStat,
@@ -32,16 +32,7 @@ from core.meta.records import (
     encode_slices,
     node_space,
 )
-from core.meta.store import Resolved, Tx
-
-
-class SymlinkInPath(FsError):
-    """A component of the path is a symbolic link; whoever knows paths resolves it and tries again."""
-
-    def __init__(self, depth: int, ino: int) -> None:
-        super().__init__(errno.ENOTDIR, f"component {depth} of the path is a symbolic link")
-        self.depth = depth
-        self.ino = ino
+from core.meta.store import Tx
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -113,7 +104,7 @@ class Publish(Data):
         async def body(tx: Tx) -> tuple[Tx, Published]:
             found = await self.store.resolve(base, names)
             now = self.clock_ns()
-            parent, pattr, missing = await self._walk(caller, base, names, found, parents is not None)
+            parent, pattr, missing = await self.walk_parents(caller, base, names, found, make=parents is not None)
             pattr = await self.require_target_dir(caller, parent, pattr, names[-1])
             tx.expect_identity(parent, pattr)
             replaced = False
@@ -156,24 +147,6 @@ class Publish(Data):
         tx, published = await self.store.transact(body)
         self.after_commit(tx)
         return published
-
-    async def _walk(
-        self, caller: Caller, base: int, names: Sequence[bytes], found: Resolved, make: bool
-    ) -> tuple[int, Attr | None, int]:
-        """The deepest existing directory of the path's parents, and how many directories are missing below it."""
-        parent, pattr = base, found.base
-        for depth, step in enumerate(found.steps[: len(names) - 1]):
-            if pattr is not None:
-                await self.require_access(caller, parent, pattr, EXECUTE)
-            if step.entry.type == SYMLINK:
-                raise SymlinkInPath(depth, step.entry.ino)
-            if step.entry.type != DIRECTORY:
-                raise FsError(errno.ENOTDIR, f"{show(names[depth])}: is no directory")
-            parent, pattr = step.entry.ino, step.attr
-        missing = max(0, len(names) - 1 - len(found.steps))
-        if missing and not make:
-            raise FsError(errno.ENOENT, f"{show(names[len(found.steps)])}: no such directory")
-        return parent, pattr, missing
 
     async def _make_dirs(
         self, tx: Tx, parent: int, pattr: Attr, names: Sequence[bytes], how: ImplicitDirs, caller: Caller, now: int

@@ -20,7 +20,8 @@ from core.meta.base import EXECUTE, show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.data import parse_chunk
 from core.meta.meta import Meta
-from core.meta.publish import Content, ImplicitDirs, Published, SymlinkInPath
+from core.meta.namespace import IsDirectory, SymlinkInPath
+from core.meta.publish import Content, ImplicitDirs, Published
 from core.meta.records import CHUNK_BITS, DIRECTORY, FILE, ROOT, SYMLINK, Attr
 from core.meta.store import DirEntry, Resolved
 from core.object.api import Buffer
@@ -235,8 +236,8 @@ class FileSystem:
 
         parents: make missing parent directories in the same transaction. Errors: ENOENT (no parent), ENOTDIR (a
         parent is a file), EISDIR (target is a directory; with replace_empty_dir only if it isn't empty), EEXIST
-        (condition.absent), ESTALE (another condition failed, or a source of the content changed), EDQUOT, ENOSPC, EPERM,
-        EACCES. mtime_ns: default now.
+        (condition.absent), ESTALE (another condition failed, or a source of the content changed), EDQUOT, ENOSPC,
+        EPERM, EACCES. mtime_ns: default now.
         """
         names = split(path)
         base = ROOT
@@ -263,11 +264,16 @@ class FileSystem:
 
     # -- changing names ------------------------------------------------------------------------------------------
 
-    async def _parent(self, path: bytes, caller: Caller) -> tuple[int, bytes]:
-        """Inode of the directory that holds the path's last component, and that component."""
+    @staticmethod
+    def _names(path: bytes) -> list[bytes]:
         names = split(path)
         if not names:
             raise FsError(errno.EBUSY, "the root of the volume can't be changed")
+        return names
+
+    async def _parent(self, path: bytes, caller: Caller) -> tuple[int, bytes]:
+        """Inode of the directory that holds the path's last component, and that component."""
+        names = self._names(path)
         if len(names) == 1:
             return ROOT, names[0]
         found = await self.lookup(b"/" + b"/".join(names[:-1]), caller)
@@ -286,23 +292,26 @@ class FileSystem:
     async def unlink(
         self, path: bytes, caller: Caller = ROOT_CALLER, *, condition: Condition | None = None, skip_trash: bool = False
     ) -> None:
-        """Remove a file or link (2 trips, 3 below the top level). EISDIR for directories, ENOENT."""
-        parent, name = await self._parent(path, caller)
+        """Remove a file or link (2 trips). EISDIR for directories, ENOENT."""
+        names = self._names(path)
         try:
+            await self.meta.unlink(
+                ROOT, names[-1], caller, skip_trash=skip_trash, condition=condition, below=names[:-1]
+            )  # fmt: skip
+        except SymlinkInPath:
+            parent, name = await self._parent(path, caller)
             await self.meta.unlink(parent, name, caller, skip_trash=skip_trash, condition=condition)
-        except FsError as e:
-            if e.errno == errno.EPERM and "directory" in str(e) and await self._is_dir(parent, name):
-                raise FsError(errno.EISDIR, f"{show(path)}: is a directory") from e
-            raise
-
-    async def _is_dir(self, parent: int, name: bytes) -> bool:
-        (entry,) = await self.meta.store.read(k.entry(parent, name))
-        return entry is not None and entry.type == DIRECTORY
+        except IsDirectory as e:
+            raise FsError(errno.EISDIR, f"{show(path)}: is a directory") from e
 
     async def rmdir(self, path: bytes, caller: Caller = ROOT_CALLER, *, skip_trash: bool = False) -> None:
-        """ENOTEMPTY, ENOTDIR, ENOENT (2 trips, 3 below the top level)."""
-        parent, name = await self._parent(path, caller)
-        await self.meta.rmdir(parent, name, caller, skip_trash=skip_trash)
+        """ENOTEMPTY, ENOTDIR, ENOENT (2 trips)."""
+        names = self._names(path)
+        try:
+            await self.meta.rmdir(ROOT, names[-1], caller, skip_trash=skip_trash, below=names[:-1])
+        except SymlinkInPath:
+            parent, name = await self._parent(path, caller)
+            await self.meta.rmdir(parent, name, caller, skip_trash=skip_trash)
 
     async def rename(
         self, source: bytes, target: bytes, caller: Caller = ROOT_CALLER, *, flags: int = 0,
