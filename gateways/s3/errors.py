@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from core.errors import MetaError, ObjectError
 from gateways.s3.http import IncompleteBody, SlowBody
-from gateways.s3.xml_text import escape
+from gateways.s3.xml_text import DECLARATION, escape
 
 #: code -> (HTTP status, default message). The message says what to do where the code alone does not.
 CODES: dict[str, tuple[int, str]] = {
@@ -250,7 +250,8 @@ def error_xml(
 ) -> bytes:
     """The error document (no namespace). resource: decoded path of the request. key: given when one was addressed."""
     parts = [
-        '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>',
+        DECLARATION,
+        "<Error><Code>",
         error.code,
         "</Code><Message>",
         escape(error.message),

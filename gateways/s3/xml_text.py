@@ -11,6 +11,9 @@ import time
 from functools import lru_cache
 from urllib.parse import quote_from_bytes
 
+DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
 #: Markup, and the characters that XML parsers would otherwise normalize or refuse. NUL can't be written at all;
 #: no key may contain it. Below 0x20 is what AWS sends too: not well-formed XML 1.0, clients avoid it with
 #: `encoding-type=url`.
@@ -38,14 +41,15 @@ def url_encode(raw: bytes) -> str:
     return quote_from_bytes(raw, "/")
 
 
-@lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+@lru_cache(maxsize=512)
+def _day(days: int) -> str:
+    return time.strftime("%Y-%m-%dT", time.gmtime(days * 86400))
 
 
 def iso_time(seconds: int, nanoseconds: int = 0) -> str:
-    """`YYYY-MM-DDTHH:MM:SS.mmmZ`."""
-    return f"{_second(seconds)}.{nanoseconds // 1_000_000:03d}Z"
+    """`YYYY-MM-DDTHH:MM:SS.mmmZ`. Only days are cached: a listing has as many seconds as keys."""
+    days, rest = divmod(seconds, 86400)
+    return f"{_day(days)}{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.{nanoseconds // 1_000_000:03d}Z"
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
