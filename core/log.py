@@ -125,7 +125,7 @@ def setup(
     stream: TextIO | None = None,
     path: str | None = None,
     colour: bool | None = None,
-    loggers: Iterable[str] = ("sluice",),
+    loggers: Iterable[str] = ("sluice", "sluicefs"),
 ) -> logging.Handler:
     """Send our loggers to stderr or to a file; replaces what an earlier call set up. Returns the handler."""
     number = LEVELS[level.lower()] if isinstance(level, str) else level

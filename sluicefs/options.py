@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share: value types, metadata address, client options. One definition each.
+
+A value comes from the flag, else from the environment (`SLUICE_CACHE_SIZE` for `--cache-size`), else from the file
+named by `--config` or SLUICE_CONFIG (TOML: `cache-size = "1G"`, or the same in a table named after the command).
+Source: cli §1.2 (values), §2.1, §4.1 (names and defaults), §8 (environment).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from core.config import Address, parse_address, parse_bandwidth, parse_duration, parse_size
+from core.errors import ConfigError
+from core.log import LEVELS, hide
+from sluicefs.output import settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Parsed(click.ParamType):
+    """A value type made of a parser that raises ConfigError."""
+
+    def __init__(self, name: str, parser: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parser = parser
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            return value
+        try:
+            return self._parser(str(value))
+        except ConfigError as error:
+            # click puts the option's name in front; our parsers do it too.
+            self.fail(str(error).partition(": ")[2] or str(error), param, ctx)
+
+
+def size(unit: int = 1) -> click.ParamType:
+    return _Parsed("size", lambda text: parse_size(text, unit))
+
+
+DURATION = _Parsed("duration", parse_duration)
+BANDWIDTH = _Parsed("Mbps", parse_bandwidth)
+
+
+class _AddressType(click.ParamType):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            return parse_address(str(value))
+        except ConfigError as error:
+            self.fail(str(error).partition(": ")[2], param, ctx)
+
+
+ADDRESS = _AddressType()
+
+
+def option(*names: str, **rest: Any) -> Callable[[F], F]:
+    """`click.option` that also reads SLUICE_<NAME>."""
+    longest = max((name for part in names for name in part.split("/")), key=len)
+    rest.setdefault("envvar", "SLUICE_" + longest.lstrip("-").upper().replace("-", "_"))
+    rest.setdefault("show_default", rest.get("default") is not None and not rest.get("is_flag"))
+    return click.option(*names, **rest)
+
+
+def chain(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order in which help shows them."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+meta_argument = click.argument("meta_url", metavar="META-URL")
+
+#: Where data lies, if elsewhere than the volume's setting says.
+store_override = chain(
+    option("--storage", metavar="TYPE", help="Object store type to use instead of the volume's own."),
+    option("--bucket", metavar="URL", help="Bucket or folder to use instead of the volume's own."),
+)
+
+#: Caches and transfers of one client.
+client_options = chain(
+    store_override,
+    option("--cache-dir", metavar="PATH", help="Folder for cached blocks; `memory` keeps them in RAM only."),
+    option("--cache-size", type=size(1 << 20), help="Space for cached blocks (MiB without a suffix)."),
+    option("--buffer-size", type=size(1 << 20), default="300M", help="Memory for reading and writing."),
+    option("--read-only", is_flag=True, help="Refuse every change."),
+)
+
+
+def read_credentials(access_key: str | None) -> dict[str, str]:
+    """Credentials of an object store: ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, which then leave the environment, so that
+    no child process inherits them. Secret options have been moved there by `privacy` already."""
+    found = {
+        "access_key": access_key or os.environ.pop("ACCESS_KEY", ""),
+        "secret_key": os.environ.pop("SECRET_KEY", ""),
+        "session_token": os.environ.pop("SESSION_TOKEN", ""),
+    }
+    os.environ.pop("ACCESS_KEY", None)
+    hide(found["secret_key"], found["session_token"])
+    return found
+
+
+# -- global options, accepted before and after the command's name ---------------------------------------------------
+
+
+def _set(attribute: str, value: Any = None) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, param: click.Parameter, given: Any) -> None:
+        if given not in (None, False):
+            setattr(settings, attribute, given if value is None else value)
+
+    return callback
+
+
+def _load_file(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if not path:
+        return
+    try:
+        with Path(path).open("rb") as file:
+            document = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from None
+    general = {_key(k): v for k, v in document.items() if not isinstance(v, dict)}
+    from sluicefs.cli import COMMANDS
+
+    own = {name: {_key(k): v for k, v in (document.get(name) or {}).items()} for name in COMMANDS}
+    if isinstance(ctx.command, click.Group):
+        ctx.default_map = {name: {**general, **own[name]} for name in COMMANDS}
+    else:
+        ctx.default_map = {**general, **own.get(ctx.info_name or "", {})}
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def global_options() -> list[click.Option]:
+    """Fresh option objects for the group and for every command."""
+
+    def made(*names: str, callback: Any, **rest: Any) -> click.Option:
+        return click.Option([*names], expose_value=False, callback=callback, is_eager=True, **rest)
+
+    levels = click.Choice(list(LEVELS), case_sensitive=False)
+    return [
+        made("--output", callback=_set("output"), type=click.Choice(["text", "json"]), envvar="SLUICE_OUTPUT",
+             help="Form of what is printed."),
+        made("--config", callback=_load_file, metavar="FILE", envvar="SLUICE_CONFIG", help="Read options from a file."),
+        made("-v", "--verbose", "--debug", callback=_set("level", "debug"), is_flag=True,
+             help="Log more; show tracebacks."),
+        made("--trace", callback=_set("level", "trace"), is_flag=True, help="Log everything."),
+        made("-q", "--quiet", callback=_set("level", "warn"), is_flag=True, help="Only warnings and errors."),
+        made("--log-level", callback=_set("level"), type=levels, envvar="SLUICE_LOG_LEVEL", hidden=True),
+        made("--log-id", callback=_set("log_id"), metavar="TEXT", envvar="SLUICE_LOG_ID",
+             help="Put this in front of each log line; `random` picks one."),
+        made("--log-format", callback=_set("log_format"), type=click.Choice(["text", "json"]),
+             envvar="SLUICE_LOG_FORMAT", help="Form of log lines."),
+        made("--log", callback=_set("log_file"), metavar="FILE", envvar="SLUICE_LOG", help="Write the log to a file."),
+        made("--no-color", callback=_set("no_color"), is_flag=True, help="No colours."),
+    ]  # fmt: skip
