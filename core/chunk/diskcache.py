@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block cache on local disks: several directories, each block in the one that the ring names.
+
+Event-loop side of `cachedir`. Source: data-path §5 (layout, ring, what is looked up where). Shareable with the
+reference client, also at the same time: file names, checksums and directory choice are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import msgspec
+
+from core.chunk.api import FileRange
+from core.chunk.blockcache import BlockCache
+from core.chunk.buffers import MemoryBudget
+from core.chunk.cachedir import CacheDir, CacheLimits
+from core.chunk.cachefile import NotInMemory
+from core.chunk.naming import BlockId, block_key
+from core.chunk.ring import Ring, legacy_index
+from core.errors import ConfigError
+from core.object.api import Buffer
+
+log = logging.getLogger("sluice.chunk.cache")
+
+# Reading 64 KiB that are in memory takes 25 µs with checksums, a hop to a thread more (bench/chunk.py).
+_INLINE_READ: Final = 64 << 10
+
+
+class DiskCache(BlockCache):
+    """`folders` are cache directories without the volume's UUID; limits count for all together."""
+
+    def __init__(
+        self, folders: Sequence[str], volume_uuid: str, limits: CacheLimits, *, hash_prefix: bool = False
+    ) -> None:
+        if not folders:
+            raise ConfigError("a disk cache needs at least one directory (--cache-dir)")
+        n = len(folders)
+        share = msgspec.structs.replace(
+            limits, size=limits.size // n, items=-(-limits.items // n), queue_bytes=limits.queue_bytes // n
+        )
+        self._hash_prefix = hash_prefix
+        self._all = [
+            CacheDir(os.path.join(f, volume_uuid), share, hash_prefix=hash_prefix, on_written=self._written)
+            for f in sorted(set(folders))
+        ]
+        self._dirs: dict[str, CacheDir] = {}
+        self._ring: Ring | None = None
+        self._only: CacheDir | None = None
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="sluice-cache-read")
+        self._budget: MemoryBudget | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = asyncio.Event()  # set whenever a queued block was written
+
+    def attach(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+
+    async def start(self) -> None:
+        """Prepare the directories; one that can't be used is left out with a log line."""
+        self._loop = asyncio.get_running_loop()
+        for folder in self._all:
+            try:
+                await self._loop.run_in_executor(self._threads, folder.prepare)
+            except OSError as e:
+                log.error("cache directory %s can't be used: %s", folder.folder, e)
+                continue
+            if folder.id in self._dirs:
+                log.error("cache directory %s is the same as %s", folder.folder, self._dirs[folder.id].folder)
+                continue
+            self._dirs[folder.id] = folder
+            folder.start()
+        if self._dirs:
+            self._ring = Ring(list(self._dirs))
+            self._only = next(iter(self._dirs.values())) if len(self._dirs) == 1 else None
+        else:
+            log.error("no cache directory can be used; blocks are not cached on disk")
+
+    def get_nowait(self, block: BlockId, off: int, length: int) -> Buffer | None:
+        folder = self._folder(block)
+        data = folder.pending.get(block) if folder is not None else None
+        if data is None:
+            return None
+        return data if length == len(data) else memoryview(data)[off : off + length]
+
+    async def get(self, block: BlockId, off: int, length: int) -> Buffer | None:
+        found = self.get_nowait(block, off, length)
+        if found is not None:
+            return found
+        folder = self._folder(block)
+        if folder is None:
+            return None
+        if folder.may_have(block):
+            found = await self._read(folder, block, off, length)
+        if found is None and self._only is None:
+            legacy = self._all[legacy_index(block_key(*block, self._hash_prefix), len(self._all))]
+            if legacy is not folder and legacy.id and legacy.may_have(block):
+                found = await self._read(legacy, block, off, length)
+        return found
+
+    def put(self, block: BlockId, data: bytes) -> bool:
+        folder = self._folder(block)
+        if folder is None or (self._budget is not None and not self._budget.try_charge(len(data), reclaim=False)):
+            return False
+        if folder.offer(block, data):
+            return True
+        if self._budget is not None:
+            self._budget.release(len(data))
+        return False
+
+    async def put_wait(self, block: BlockId, data: bytes) -> bool:
+        folder = self._folder(block)
+        if folder is None:
+            return False
+        while not self.put(block, data):
+            if folder.down or not folder.pending or block in folder.index:
+                return block in folder.index
+            self._room.clear()
+            await self._room.wait()
+        return True
+
+    def has(self, block: BlockId) -> bool:
+        folder = self._folder(block)
+        return folder is not None and not folder.down and (block in folder.pending or block in folder.index)
+
+    def local_range(self, block: BlockId, off: int, length: int) -> FileRange | None:
+        folder = self._folder(block)
+        return None if folder is None else folder.local_range(block, off, length)
+
+    def remove(self, block: BlockId) -> None:
+        # In the thread pool: unlink of a large file takes milliseconds on some disks.
+        folder = self._folder(block)
+        if folder is not None and folder.may_have(block):
+            self._threads.submit(folder.remove, block)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for folder in self._dirs.values():
+            await loop.run_in_executor(None, folder.close)
+        self._dirs.clear()
+        self._ring = self._only = None
+        self._threads.shutdown(wait=False)
+        await asyncio.sleep(0)  # what the writer threads returned to the budget arrives
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _folder(self, block: BlockId) -> CacheDir | None:
+        if self._only is not None:
+            return self._only
+        if self._ring is None:
+            return None
+        return self._dirs[self._ring.owner(block_key(*block, self._hash_prefix))]
+
+    async def _read(self, folder: CacheDir, block: BlockId, off: int, length: int) -> Buffer | None:
+        if length <= _INLINE_READ:
+            try:
+                return folder.read(block, off, length, wait=False)
+            except NotInMemory:
+                pass
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, folder.read, block, off, length)
+
+    def _written(self, block: BlockId, data: bytes) -> None:
+        """From a writer thread, or from a removal: the budget lives on the loop."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        loop.call_soon_threadsafe(self._return, len(data))
+
+    def _return(self, n: int) -> None:
+        if self._budget is not None:
+            self._budget.release(n)
+        self._room.set()
+
+
+def split_dirs(option: str) -> list[str]:
+    """Directories of a `--cache-dir` value: split at ":" (or "," where there is none), globs expanded (§5.1)."""
+    names = [os.path.expanduser(n) for n in option.split(":" if ":" in option else ",") if n]
+    out: list[str] = []
+    for name in names:
+        # A pattern that matches nothing is a directory to create only if it is no pattern.
+        out += sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+    return out

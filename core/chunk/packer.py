@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing: small pieces that are written at the same moment share one slice, that is one object.
+
+Group commit, as databases do it for their logs: a lone caller's object leaves at the end of the current loop turn;
+who comes during an upload gathers in the next pack. A slice record carries `size, off, len`, and slices are counted,
+so every JuiceFS client reads packed files as they are (design §4).
+
+Counting: each piece says `refs`, the number of callers that wait for this pack when it is stored; whoever commits one
+registers the slice with that count. A piece that is then never committed leaves the registered count one too high:
+its bytes stay until gc finds them. It is never too low, so nothing that is in use can be deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from core.chunk.api import NewSliceId, Piece
+from core.chunk.buffers import MemoryBudget
+from core.chunk.naming import BlockId
+from core.chunk.transfer import Transfer
+from core.errors import FsError, ObjectError
+from core.object.api import Buffer
+
+log = logging.getLogger("sluice.chunk")
+
+MAX_IN_FLIGHT: Final = 4
+
+
+class _Member(NamedTuple):
+    data: Buffer
+    length: int
+    stored: asyncio.Future[Piece]
+
+
+class Packer:
+    """max_in_flight: packs being uploaded at once. on_stored: told about each stored pack with its bytes."""
+
+    def __init__(
+        self,
+        transfer: Transfer,
+        budget: MemoryBudget,
+        new_slice_id: NewSliceId,
+        block_size: int,
+        on_stored: Callable[[BlockId, bytes], None],
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self._transfer = transfer
+        self._budget = budget
+        self._new_slice_id = new_slice_id
+        self._block_size = block_size
+        self._on_stored = on_stored
+        self._max_in_flight = max_in_flight
+        self._waiting: deque[_Member] = deque()
+        self._uploads: set[asyncio.Task[None]] = set()
+        self._due = False  # a departure is scheduled for the end of this loop turn
+        self._closed = False
+
+    async def pack(self, data: Buffer) -> Piece:
+        """Store 1 … block size bytes. The buffer must not change before this returns; FsError(EIO) on failure."""
+        length = len(data)
+        if not 0 < length <= self._block_size:
+            raise ValueError(f"pack takes 1 to {self._block_size} bytes, not {length}")
+        if self._closed:
+            raise FsError(errno.EIO, "the data path is closed")
+        loop = asyncio.get_running_loop()
+        member = _Member(data, length, loop.create_future())
+        self._waiting.append(member)
+        if not self._due and len(self._uploads) < self._max_in_flight:
+            # One loop turn later, so that everybody who became ready in this one is in the same pack.
+            self._due = True
+            loop.call_soon(self._depart)
+        # A cancelled member cancels only its own future; `_take` and `_store` look at that.
+        return await member.stored
+
+    async def close(self) -> None:
+        """Wait for everything that is under way."""
+        self._closed = True
+        while self._uploads or self._due:
+            if self._uploads:
+                await asyncio.wait(self._uploads)
+            else:
+                await asyncio.sleep(0)
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _depart(self) -> None:
+        self._due = False
+        while self._waiting and len(self._uploads) < self._max_in_flight:
+            members = self._take()
+            if not members:
+                continue
+            task = asyncio.get_running_loop().create_task(self._store(members))
+            self._uploads.add(task)
+            task.add_done_callback(partial(self._arrived, members))
+
+    def _take(self) -> list[_Member]:
+        """The next pack: callers in order of arrival, as many as fit into one block."""
+        waiting = self._waiting
+        members: list[_Member] = []
+        size = 0
+        while waiting and size + waiting[0].length <= self._block_size:
+            member = waiting.popleft()
+            if not member.stored.done():  # else cancelled while it waited
+                members.append(member)
+                size += member.length
+        return members
+
+    async def _store(self, members: list[_Member]) -> None:
+        # One copy of small data buys three things: callers may reuse their buffers although an abandoned attempt
+        # still reads, the codec and the store get one buffer, and the cache has the object to keep.
+        data = bytes(members[0].data) if len(members) == 1 else b"".join([m.data for m in members])
+        size = len(data)
+        self._budget.overdraft(size)  # at most max_in_flight blocks, and their owners can't free theirs before
+        try:
+            slice_id = await self._new_slice_id()
+            block = (slice_id, 0, size)
+            await self._transfer.put(block, await self._transfer.encode(data))
+        finally:
+            self._budget.release(size)
+        live = [m for m in members if not m.stored.done()]
+        refs = len(live)
+        off = 0
+        for member in members:
+            if not member.stored.done():
+                member.stored.set_result(Piece(slice_id, size, off, member.length, refs))
+            off += member.length
+        if live:
+            self._on_stored(block, data)
+        else:
+            await self._delete(block)
+
+    def _arrived(self, members: list[_Member], task: asyncio.Task[None]) -> None:
+        self._uploads.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            text = (error.strerror if isinstance(error, FsError) else None) or repr(error)
+            for member in members:
+                if not member.stored.done():
+                    # One exception each: they are raised in different tasks and collect different tracebacks.
+                    failure = FsError(errno.EIO, text)
+                    failure.__cause__ = error
+                    member.stored.set_exception(failure)
+        self._depart()
+
+    async def _delete(self, block: BlockId) -> None:
+        """Everybody left during the upload."""
+        try:
+            await self._transfer.delete(block)
+        except ObjectError as e:
+            log.warning("%s; left for gc", e)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data path of one volume in one process: slices in, bytes out.
+
+Puts the parts together: writer and packer on the way in, reader and caches on the way out, one memory budget under
+all of them. Contract: `core.chunk.api.SliceStore`; facts: data-path §7-§11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+
+from core.chunk.api import FileRange, NewSliceId, Piece
+from core.chunk.blockcache import BlockCache
+from core.chunk.buffers import BufferPool, MemoryBudget
+from core.chunk.clock import Clock, SystemClock
+from core.chunk.encoding import codec_for
+from core.chunk.memcache import MemoryCache
+from core.chunk.naming import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, BlockId, iter_blocks
+from core.chunk.packer import MAX_IN_FLIGHT, Packer
+from core.chunk.reader import SMALL_OBJECT, BlockReader
+from core.chunk.transfer import BlockError, Transfer
+from core.chunk.writer import BlockSliceWriter, first_buffer_size
+from core.errors import ConfigError, FsError, ObjectError
+from core.object.api import Buffer, ObjectStore
+
+log = logging.getLogger("sluice.chunk")
+
+
+class BlockSliceStore:
+    """A `SliceStore` over an object store that holds the volume (prefix, shards and encryption already applied).
+
+    cache: whole blocks on disk or in memory; small objects are kept in memory in any case. memory_budget: bytes for
+    everything together, caches included; at least 8 blocks. retries: of uploads and downloads, beside the first try.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        *,
+        block_size: int,
+        compression: str,
+        hash_prefix: bool,
+        new_slice_id: NewSliceId,
+        cache: BlockCache | None = None,
+        memory_budget: int = 300 << 20,
+        max_uploads: int = 20,
+        max_downloads: int = 200,
+        get_timeout_s: float = 60,
+        put_timeout_s: float = 60,
+        retries: int = 10,
+        clock: Clock | None = None,
+        prefetch: int = 1,
+        max_packs: int = MAX_IN_FLIGHT,
+    ) -> None:
+        if block_size & (block_size - 1) or not MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE:
+            raise ConfigError(f"block size {block_size} is no power of two between 64 KiB and 16 MiB")
+        memory_budget = max(memory_budget, 8 * block_size)
+        spare = memory_budget // 16 // block_size * block_size
+        self.block_size = block_size
+        self.objects = objects
+        #: Layers above charge their own buffers here as well.
+        self.budget = MemoryBudget(memory_budget - spare, read_reserve=2 * block_size)
+        self.pool = BufferPool(block_size, self.budget, spare)
+        self.cache = cache
+        # A quarter for small objects; it shrinks whenever somebody needs memory.
+        hot = MemoryCache(memory_budget // 4, max_block=SMALL_OBJECT)
+        hot.attach(self.budget)
+        if cache is not None:
+            cache.attach(self.budget)
+        self._transfer = Transfer(
+            objects,
+            codec_for(compression),
+            hash_prefix=hash_prefix,
+            max_uploads=max_uploads,
+            max_downloads=max_downloads,
+            get_timeout_s=get_timeout_s,
+            put_timeout_s=put_timeout_s,
+            retries=retries,
+            clock=clock or SystemClock(),
+        )
+        self.reader = BlockReader(self._transfer, self.budget, hot, cache, prefetch_workers=prefetch)
+        self._new_slice_id = new_slice_id
+        self._packer = Packer(self._transfer, self.budget, new_slice_id, block_size, self._pack_stored, max_packs)
+        self._shift = block_size.bit_length() - 1
+        self._mask = block_size - 1
+        self._hot = hot
+        self._local = self._transfer.codec.plain and objects.features.local_path
+
+    async def start(self) -> None:
+        """Start the cache's threads. Without it the store works, uncached."""
+        if self.cache is not None:
+            await self.cache.start()
+
+    async def close(self) -> None:
+        await self._packer.close()
+        await self.reader.close()
+        if self.cache is not None:
+            await self.cache.close()
+        self._transfer.close()
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    async def writer(self, size_hint: int | None = None) -> BlockSliceWriter:
+        """Start a slice. Waits while the memory budget is used up. size_hint: expected length, saves memory if it is
+        less than a block; the slice may become longer."""
+        buffer = await self.pool.acquire(first_buffer_size(size_hint, self.block_size))
+        return BlockSliceWriter(self._transfer, self.pool, self._new_slice_id, buffer, self._block_stored)
+
+    async def pack(self, data: Buffer) -> Piece:
+        return await self._packer.pack(data)
+
+    async def forget(self, piece: Piece) -> None:
+        """A piece that will never be committed. Alone in its slice: the objects are deleted (best effort).
+
+        One of several: nothing can be done here, because the others may be registered already with a count that
+        includes this piece. The count stays one too high, so the object lives until gc finds that nobody uses it;
+        too low would be the end of the neighbours' data, and that never happens.
+        """
+        if piece.refs != 1 or not piece.id:
+            return
+        try:
+            await self.remove(piece.id, piece.size)
+        except ObjectError as e:
+            log.warning("%s; left for gc", e)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def read_cached(self, slice_id: int, size: int, off: int, length: int) -> Buffer | None:
+        index = off >> self._shift
+        start = index << self._shift
+        n = size - start
+        if n > self.block_size:
+            n = self.block_size
+        off -= start
+        if length <= 0 or off < 0 or off + length > n:
+            return None
+        return self.reader.read_nowait((slice_id, index, n), off, length)
+
+    def local_range(self, slice_id: int, size: int, off: int, length: int) -> FileRange | None:
+        """The file may be deleted (gc, eviction) before it is opened; read the bytes then."""
+        if not self._local and self.cache is None:
+            return None
+        index = off >> self._shift
+        start = index << self._shift
+        n = min(size - start, self.block_size)
+        off -= start
+        if length <= 0 or off < 0 or off + length > n:
+            return None
+        return self.reader.local_range((slice_id, index, n), off, length)
+
+    async def read(self, slice_id: int, size: int, off: int, length: int) -> Buffer:
+        """Raises `BlockMissing` (an EIO) if the slice's object is gone: look at the chunk's slices again then."""
+        if length <= 0:
+            return b""
+        if not slice_id:
+            return bytes(length)
+        if off < 0 or off + length > size:
+            raise FsError(
+                errno.EIO, f"slice {slice_id}: bytes {off}+{length} lie outside its {size} bytes; the record is damaged"
+            )
+        index = off >> self._shift
+        if (off + length - 1) >> self._shift == index:
+            start = index << self._shift
+            return await self.reader.read((slice_id, index, min(size - start, self.block_size)), off - start, length)
+        return await self._read_blocks(slice_id, size, off, length)
+
+    async def prefetch(self, slice_id: int, size: int, off: int, length: int) -> None:
+        if not slice_id or length <= 0:
+            return
+        for block in iter_blocks(slice_id, size, self.block_size):
+            start = block[1] << self._shift
+            if start < off + length and start + block[2] > off:
+                try:
+                    await self.reader.load(block)
+                except BlockError as e:
+                    log.debug("prefetch: %s", e)
+
+    # -- the end of a slice -----------------------------------------------------------------------------------------
+
+    async def remove(self, slice_id: int, size: int) -> None:
+        blocks = list(iter_blocks(slice_id, size, self.block_size))
+        for block in blocks:
+            self.reader.forget(block)
+        if len(blocks) == 1:
+            await self._transfer.delete(blocks[0])
+            return
+        results = await asyncio.gather(*map(self._transfer.delete, blocks), return_exceptions=True)
+        failures = [r for r in results if isinstance(r, BaseException)]
+        if failures:
+            # All were tried; one message is enough to say why.
+            raise failures[0]
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _read_blocks(self, slice_id: int, size: int, off: int, length: int) -> Buffer:
+        """A range over several blocks, fetched together and joined."""
+        out = memoryview(bytearray(length))
+
+        async def part(index: int) -> None:
+            start = index << self._shift
+            n = min(size - start, self.block_size)
+            low, high = max(off - start, 0), min(off + length - start, n)
+            at = start + low - off
+            out[at : at + high - low] = await self.reader.read((slice_id, index, n), low, high - low)
+
+        last = (off + length - 1) >> self._shift
+        tasks = [asyncio.ensure_future(part(index)) for index in range(off >> self._shift, last + 1)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            # On an error or a cancellation the others end before the buffer goes.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return out
+
+    def _block_stored(self, block: BlockId, view: memoryview) -> None:
+        self.reader.stored(block, view, full=block[2] == self.block_size)
+
+    def _pack_stored(self, block: BlockId, data: bytes) -> None:
+        self.reader.stored(block, data, full=block[2] == self.block_size)
