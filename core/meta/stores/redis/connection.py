@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from hiredis import ReplyError, pack_command
+from hiredis import ReplyError
 
 from core.errors import MetaError
 from core.meta.stores.redis.discovery import Address, find_master, find_owner
 from core.meta.stores.redis.replies import ELSEWHERE, TRANSIENT, code_of, typed_error
 from core.meta.stores.redis.scripts import Script
 from core.meta.stores.redis.url import RedisURL
-from core.meta.stores.redis.wire import Wire, WireLost, first_error
+from core.meta.stores.redis.wire import Wire, WireLost, first_error, pack_command
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Connection:
         self.cluster = url.mode == "cluster"
         self._scripts = scripts
         self._patience_s = patience_s
-        self._tls: ssl.SSLContext | None = None
+        self._tls: ssl.SSLContext | None = url.tls.context() if url.tls else None
         self._wire: Wire | None = None
         self._dialing = asyncio.Lock()
         self._last_cause: Exception | None = None
@@ -61,7 +61,6 @@ class Connection:
 
     async def open(self) -> None:
         self._closed = False
-        self._tls = self.url.tls.context() if self.url.tls else None
         await self._ready(asyncio.get_running_loop().time() + OPEN_PATIENCE_S)
         if self.url.mode == "single":
             info = await self.call(pack_command(("CLUSTER", "INFO")), tolerate=True)
@@ -249,6 +248,6 @@ class Connection:
             return cause
         reason = str(cause) or type(cause).__name__ if cause else "no answer in time"
         return MetaError(
-            f"cannot reach Redis at {self.url.where}: {reason}; check that the server runs, the address and the network",
+            f"cannot reach Redis at {self.url.where}: {reason}; check server, address and network",
             retryable=True,
         )

@@ -8,18 +8,17 @@ Source: format §4.1, §4.2; Redis cluster specification (CRC16/XMODEM of the ta
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hiredis import ReplyError, pack_command
+from hiredis import ReplyError
 
 from core.errors import MetaError
 from core.meta.stores.redis.replies import typed_error
 from core.meta.stores.redis.url import RedisURL
-from core.meta.stores.redis.wire import Wire, WireLost
+from core.meta.stores.redis.wire import Wire, WireLost, pack_command
 
 Address = tuple[str, int]
 Dial = Callable[[Address], Awaitable[Wire]]
@@ -44,8 +43,8 @@ async def find_master(url: RedisURL, tls: ssl.SSLContext | None) -> Address:
             options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     sentinel = Sentinel(list(url.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
     try:
-        host, port = await sentinel.discover_master(url.master)  # type: ignore[no-untyped-call]
-    except (RedisError, OSError, asyncio.TimeoutError) as e:
+        host, port = await sentinel.discover_master(url.master)
+    except (TimeoutError, RedisError, OSError) as e:
         raise MetaError(
             f"no Sentinel of {url.where} knows a master {url.master!r} ({e}); check the name and the Sentinels",
             retryable=True,

@@ -25,10 +25,13 @@ SENTINEL_PORT: Final = 26379
 
 #: Options of other Redis clients' URLs that have no meaning here: one pipelined connection has no pool.
 _IGNORED: Final = frozenset(
-    """protocol client-name max-retries pool-fifo pool-size pool-timeout min-idle-conns max-idle-conns
-    max-active-conns conn-max-idle-time conn-max-lifetime idle-timeout idle-check-frequency max-conn-age
-    client-cache client-cache-size client-cache-expire client-cache-preload route-read""".split()
-)
+    [
+        "protocol", "client-name", "max-retries", "pool-fifo", "pool-size", "pool-timeout", "min-idle-conns",
+        "max-idle-conns", "max-active-conns", "conn-max-idle-time", "conn-max-lifetime", "idle-timeout",
+        "idle-check-frequency", "max-conn-age", "client-cache", "client-cache-size", "client-cache-expire",
+        "client-cache-preload", "route-read",
+    ]
+)  # fmt: skip
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
@@ -193,9 +196,9 @@ def _password_from(env: Mapping[str, str]) -> str:
     for name in ("REDIS_PASSWORD", "META_PASSWORD"):
         if value := env.get(name):
             return value
-    if name := env.get("META_PASSWORD_FILE"):
+    if path := env.get("META_PASSWORD_FILE"):
         try:
-            return Path(name).read_text().strip()
+            return Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"META_PASSWORD_FILE={name}: {e}; give a readable text file") from e
+            raise ConfigError(f"META_PASSWORD_FILE={path}: {e}; give a readable text file") from e
     return ""

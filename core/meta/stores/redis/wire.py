@@ -13,10 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+import hiredis
 from hiredis import Reader, ReplyError
 
 MAX_PENDING: Final = 8192  # commands without an answer; 8192 of about 1 KB keep a server busy for 0.1 s or more
 _MORE: Final = object()
+
+#: One command as bytes; takes str, bytes, int and float. (The library's own annotation knows one-element tuples only.)
+pack_command: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 class WireLost(Exception):

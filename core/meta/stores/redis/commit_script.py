@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commit: one script that verifies every check, then applies every write.
+
+KEYS: the keys of all operations in order (most take one). ARGV: the operations of the checks and of the writes, one
+letter each, the key prefix, then their operands in order. `writing.py` produces them; the letters are listed there.
+
+Redis doesn't roll a script back, so nothing may fail once something was written: a first pass over the writes reads
+each key with a command of its type (a wrong type ends the script there), and proves that what is added to is a
+number. After the first write the server itself refuses no more (memory, read-only, disk checks come before it).
+
+Lua numbers are doubles: inodes, slice ids and times pass through as bytes or decimal text, never as numbers. Only
+link counts, seconds of zset scores and the sign of a reference count are looked at as numbers.
+
+Replies: 1 done; -n operation n (checks first, then writes) conflicts; {freed fields, directories without statistics}.
+Source: format §2 (attribute layout), §3.4, §4.3–4.8.
+"""
+
+from typing import Final
+
+COMMIT: Final = r"""
+local call, sub, byte, find, match = redis.call, string.sub, string.byte, string.find, string.match
+local K, A = KEYS, ARGV
+local checks, writes, P = A[1], A[2], A[3]
+local k, a = 0, 3
+local Z8 = '\0\0\0\0\0\0\0\0'
+local typed = {}
+
+-- ACL ids (8 bytes) and tier (1 byte) of an attribute, however long it is stored.
+local function tail(raw, n)
+  if n >= 80 then return sub(raw, 72, 80) end
+  if n == 79 then return sub(raw, 72, 79) .. '\0' end
+  if n >= 72 then return Z8 .. sub(raw, 72, 72) end
+  return Z8 .. '\0'
+end
+
+local function same_attr(raw, seen)
+  if raw == seen then return true end
+  if not raw then return false end
+  local n = #raw
+  local head = n >= 71 and sub(raw, 1, 71) or (sub(raw, 1, 63) .. Z8)
+  return head == sub(seen, 1, 71) and tail(raw, n) == tail(seen, #seen)
+end
+
+local function list(key) return table.concat(call('LRANGE', key, 0, -1)) end
+
+for i = 1, #checks do
+  local op, ok = sub(checks, i, i), false
+  k = k + 1
+  local key = K[k]
+  if op == 'I' then
+    a = a + 1
+    local raw = call('GET', key)
+    if raw then
+      local n = #raw
+      ok = sub(raw, 1, 11) .. (n >= 71 and sub(raw, 64, 71) or Z8) .. tail(raw, n) == A[a]
+    end
+  elseif op == 'N' then
+    a = a + 1
+    ok = call('HEXISTS', key, A[a]) == 0
+    typed[key] = true
+  elseif op == 'H' then
+    a = a + 2
+    ok = call('HGET', key, A[a - 1]) == A[a]
+    typed[key] = true
+  elseif op == 'A' then
+    a = a + 1
+    ok = same_attr(call('GET', key), A[a])
+  elseif op == 'M' then ok = call('EXISTS', key) == 0
+  elseif op == 'E' then ok = call('EXISTS', key) == 1
+  elseif op == 'S' then
+    a = a + 1
+    ok = call('GET', key) == A[a]
+  elseif op == 'C' then
+    a = a + 1
+    ok = (call('GET', key) or A[a + 1]) == A[a]
+    a = a + 1
+  elseif op == 'R' then
+    a = a + 2
+    ok = (call('HGET', key, A[a - 1]) or '0') == A[a]
+  elseif op == 'L' then
+    a = a + 1
+    ok = list(key) == A[a]
+  elseif op == 'G' then
+    -- chunks: count, n, then n times index and value; all other indexes below count must be missing
+    local count, n = tonumber(A[a + 1]), tonumber(A[a + 2])
+    local seen = {}
+    a = a + 2
+    for _ = 1, n do
+      seen[tonumber(A[a + 1])] = A[a + 2]
+      a = a + 2
+    end
+    ok = true
+    for index, value in pairs(seen) do
+      if list(key .. string.format('%d', index)) ~= value then ok = false break end
+    end
+    for index = 0, count - 1 do
+      if not ok then break end
+      if not seen[index] and call('EXISTS', key .. index) == 1 then ok = false end
+    end
+  elseif op == 'D' then
+    local n = tonumber(A[a + 1])
+    ok = call('HLEN', key) == n
+    for j = a + 2, a + 2 * n, 2 do
+      if not ok then break end
+      ok = call('HGET', key, A[j]) == A[j + 1]
+    end
+    a = a + 1 + 2 * n
+  elseif op == 'P' then
+    -- link counts by parent: those of 0 and below are as good as missing
+    local n, positive = tonumber(A[a + 1]), 0
+    for _, count in ipairs(call('HVALS', key)) do
+      if tonumber(count) and tonumber(count) > 0 then positive = positive + 1 end
+    end
+    ok = positive == n
+    for j = a + 2, a + 2 * n, 2 do
+      if not ok then break end
+      ok = call('HGET', key, A[j]) == A[j + 1]
+    end
+    a = a + 1 + 2 * n
+  elseif op == 'Z' then
+    a = a + 2
+    local score = call('ZSCORE', key, A[a - 1])
+    ok = score and tonumber(score) == tonumber(A[a])
+  elseif op == 'z' then
+    a = a + 1
+    ok = not call('ZSCORE', key, A[a])
+  elseif op == 'T' or op == 't' then
+    a = a + 1
+    ok = (call('SISMEMBER', key, A[a]) == 1) == (op == 'T')
+  elseif op == 'U' then
+    a = a + 4
+    ok = call('HGET', key, A[a - 3]) == A[a - 2] and call('HGET', K[k + 1], A[a - 3]) == A[a - 1]
+      and call('HGET', K[k + 2], A[a - 3]) == A[a]
+    k = k + 2
+  elseif op == 'V' then
+    a = a + 1
+    ok = call('HEXISTS', key, A[a]) == 0 or call('HEXISTS', K[k + 1], A[a]) == 0
+      or call('HEXISTS', K[k + 2], A[a]) == 0
+    k = k + 2
+  end
+  if not ok then return -i end
+end
+
+-- Pass one over the writes: nothing below may fail in pass two.
+local k0, a0 = k, a
+
+local function corrupt(key) return redis.error_reply('CORRUPT ' .. key .. ' does not hold what it should') end
+
+-- Can `delta` be added to `value` (false: nothing yet)? Doubles are exact enough to stay clear of 2^63.
+local function countable(value, delta)
+  if not value then return true end
+  return find(value, '^%-?%d+$') and math.abs(tonumber(value) + tonumber(delta)) < 9.2e18
+end
+
+local function require_type(key, probe)
+  if not typed[key] then
+    call(probe, key)
+    typed[key] = true
+  end
+end
+
+for i = 1, #writes do
+  local op = sub(writes, i, i)
+  k = k + 1
+  local key = K[k]
+  if op == 'S' or op == 's' or op == 'l' then a = a + 1
+  elseif op == 'H' or op == 'h' then
+    a = a + 2
+    require_type(key, 'HLEN')
+  elseif op == 'p' then
+    a = a + 1
+    local n = call('STRLEN', key)
+    if n == 0 then return -(#checks + i) end
+    if n < 63 then return corrupt(key) end
+  elseif op == 'q' then
+    a = a + 3
+    local n = call('STRLEN', key)
+    if n == 0 then return -(#checks + i) end
+    if n < 63 then return corrupt(key) end
+  elseif op == 'i' then
+    a = a + 1
+    if not countable(call('GET', key), A[a]) then return corrupt(key) end
+  elseif op == 'u' then
+    a = a + 4
+    local f = A[a - 3]
+    for j = 0, 2 do
+      if not countable(call('HGET', K[k + j], f), A[a - 2 + j]) then return corrupt(K[k + j]) end
+    end
+    k = k + 2
+  elseif op == 'v' then
+    a = a + 3
+    local f = A[a - 2]
+    require_type(key, 'HLEN')
+    for j = 1, 2 do
+      if not countable(call('HGET', K[k + j], f), A[a - 2 + j]) then return corrupt(K[k + j]) end
+    end
+    k = k + 2
+  elseif op == 'x' then
+    a = a + 1
+    require_type(key, 'HLEN')
+  elseif op == 'r' or op == 'R' then
+    a = a + 1
+    require_type(key, 'LLEN')
+  elseif op == 'j' or op == 'k' then
+    a = a + 2
+    if not countable(call('HGET', key, A[a - 1]), A[a]) then return corrupt(key) end
+  elseif op == 'z' or op == 'y' then
+    a = a + 2
+    require_type(key, 'ZCARD')
+  elseif op == 'Z' then
+    a = a + 1
+    require_type(key, 'ZCARD')
+  elseif op == 'a' or op == 'b' then
+    a = a + 1
+    require_type(key, 'SCARD')
+  elseif op == 'X' then a = a + 1 + 2 * tonumber(A[a + 1])
+  elseif op == 'T' then call('STRLEN', key)
+  elseif op == 'F' then
+    local n = tonumber(A[a + 1])
+    for _, field in ipairs(call('HKEYS', key)) do
+      require_type(P .. 'locked' .. (match(field, '^%d+') or ''), 'SCARD')
+    end
+    for j = a + 2, a + 2 * n, 2 do require_type(P .. 'locked' .. match(A[j], '^%d+'), 'SCARD') end
+    a = a + 1 + 2 * n
+  end
+  -- 'd' (DEL) can't fail
+end
+
+-- Pass two: apply.
+k, a = k0, a0
+local bare, dropped = {}, nil
+
+local function push(key, raw)
+  for j = 1, #raw, 24 do call('RPUSH', key, sub(raw, j, j + 23)) end
+end
+
+for i = 1, #writes do
+  local op = sub(writes, i, i)
+  k = k + 1
+  local key = K[k]
+  if op == 'S' then
+    a = a + 1
+    call('SET', key, A[a])
+  elseif op == 'H' then
+    a = a + 2
+    call('HSET', key, A[a - 1], A[a])
+  elseif op == 'p' then
+    a = a + 1
+    -- mtime and ctime lie side by side at 23; an inode deleted a moment ago by this commit stays deleted
+    if call('EXISTS', key) == 1 then call('SETRANGE', key, 23, A[a]) end
+  elseif op == 'q' then
+    a = a + 3
+    if call('EXISTS', key) == 1 then
+      local delta = tonumber(A[a - 2])
+      if delta ~= 0 then
+        local n1, n2, n3, n4 = byte(call('GETRANGE', key, 47, 50), 1, 4)
+        local n = math.max(0, math.min(4294967295, ((n1 * 256 + n2) * 256 + n3) * 256 + n4 + delta))
+        local floor = math.floor
+        n1, n2, n3, n4 = floor(n / 16777216), floor(n / 65536) % 256, floor(n / 256) % 256, n % 256
+        call('SETRANGE', key, 47, string.char(n1, n2, n3, n4))
+      end
+      if A[a - 1] ~= '' then call('SETRANGE', key, 23, A[a - 1]) end
+      if A[a] ~= '' then call('SETRANGE', key, 35, A[a]) end
+    end
+  elseif op == 'i' then
+    a = a + 1
+    call('INCRBY', key, A[a])
+  elseif op == 'u' then
+    a = a + 4
+    local f = A[a - 3]
+    if call('HEXISTS', key, f) == 1 and call('HEXISTS', K[k + 1], f) == 1 and call('HEXISTS', K[k + 2], f) == 1 then
+      for j = 0, 2 do
+        if A[a - 2 + j] ~= '0' then call('HINCRBY', K[k + j], f, A[a - 2 + j]) end
+      end
+    else
+      bare[#bare + 1] = f
+    end
+    k = k + 2
+  elseif op == 'v' then
+    a = a + 3
+    local f = A[a - 2]
+    if call('HEXISTS', key, f) == 1 and call('HEXISTS', K[k + 1], f) == 1 and call('HEXISTS', K[k + 2], f) == 1 then
+      call('HINCRBY', K[k + 1], f, A[a - 1])
+      call('HINCRBY', K[k + 2], f, A[a])
+    end
+    k = k + 2
+  elseif op == 'd' then call('DEL', key)
+  elseif op == 'x' then
+    a = a + 1
+    call('HDEL', key, A[a])
+  elseif op == 'r' then
+    a = a + 1
+    push(key, A[a])
+  elseif op == 'h' then
+    a = a + 2
+    call('HSETNX', key, A[a - 1], A[a])
+  elseif op == 'k' then
+    a = a + 2
+    if call('HINCRBY', key, A[a - 1], A[a]) < 0 and sub(A[a], 1, 1) == '-' then
+      dropped = dropped or {}
+      dropped[A[a - 1]] = key
+    end
+  elseif op == 'j' then
+    a = a + 2
+    call('HINCRBY', key, A[a - 1], A[a])
+  elseif op == 's' then
+    a = a + 1
+    call('SETNX', key, A[a])
+  elseif op == 'l' then
+    a = a + 1
+    call('DEL', key)
+    push(key, A[a])
+  elseif op == 'R' then
+    a = a + 1
+    if call('EXISTS', key) == 0 then push(key, A[a]) end
+  elseif op == 'z' then
+    a = a + 2
+    call('ZADD', key, A[a - 1], A[a])
+  elseif op == 'y' then
+    a = a + 2
+    call('ZADD', key, 'NX', A[a - 1], A[a])
+  elseif op == 'Z' then
+    a = a + 1
+    call('ZREM', key, A[a])
+  elseif op == 'a' then
+    a = a + 1
+    call('SADD', key, A[a])
+  elseif op == 'b' then
+    a = a + 1
+    call('SREM', key, A[a])
+  elseif op == 'X' then
+    local n = tonumber(A[a + 1])
+    call('DEL', key)
+    for j = a + 2, a + 2 * n, 2 do call('HSET', key, A[j], A[j + 1]) end
+    a = a + 1 + 2 * n
+  elseif op == 'T' then
+    local first = call('GETRANGE', key, 0, 0)
+    if first ~= '' then call('SETRANGE', key, 0, first) end
+  elseif op == 'F' then
+    -- replace a lock table; the sets locked<sid> name the tables in which a session holds a lock
+    local n = tonumber(A[a + 1])
+    local new, sids = {}, {}
+    for j = a + 2, a + 2 * n, 2 do
+      new[A[j]] = true
+      sids[match(A[j], '^%d+')] = true
+    end
+    for _, field in ipairs(call('HKEYS', key)) do
+      if not new[field] then
+        local sid = match(field, '^%d+')
+        call('HDEL', key, field)
+        if sid and not sids[sid] then call('SREM', P .. 'locked' .. sid, key) end
+      end
+    end
+    for j = a + 2, a + 2 * n, 2 do call('HSET', key, A[j], A[j + 1]) end
+    for sid in pairs(sids) do call('SADD', P .. 'locked' .. sid, key) end
+    a = a + 1 + 2 * n
+  end
+end
+
+if not dropped and #bare == 0 then return 1 end
+local freed = {}
+if dropped then
+  -- a count that went below zero may have come back later in this commit
+  for field, key in pairs(dropped) do
+    local now = call('HGET', key, field)
+    if now and tonumber(now) < 0 then freed[#freed + 1] = field end
+  end
+end
+return {freed, bare}
+"""

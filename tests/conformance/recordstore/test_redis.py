@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis keeps the record-store contract: over TCP with a password, over a Unix socket, over TLS, under a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from core.meta.store import RecordStore
+from core.meta.stores.redis import RedisStore
+from tests.servers.redis import RedisServer
+
+from .suite import RecordStoreSuite
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        assert isinstance(server, RedisServer)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[RedisServer]:
+    with RedisServer(tls=True) as server:
+        assert isinstance(server, RedisServer)
+        yield server
+
+
+async def opened(url: str, prefix: str | None = None, *, empty: bool = True) -> AsyncIterator[RecordStore]:
+    store = RedisStore(url, prefix=prefix)
+    await store.open()
+    if empty:
+        await store.wipe()
+    await store.prepare()
+    yield store
+    await store.close()
+
+
+class TestRedis(RecordStoreSuite):
+    @pytest.fixture
+    async def store(self, server: RedisServer) -> AsyncIterator[RecordStore]:
+        async for store in opened(server.url(3)):
+            yield store
+
+    @pytest.fixture
+    async def peer(self, store: RecordStore, server: RedisServer) -> AsyncIterator[RecordStore]:
+        async for peer in opened(server.unix_url(3), empty=False):
+            yield peer
+
+
+class TestRedisUnixSocketWithPrefix(RecordStoreSuite):
+    @pytest.fixture
+    async def store(self, server: RedisServer) -> AsyncIterator[RecordStore]:
+        async for store in opened(server.unix_url(4), "{4}"):
+            yield store
+
+
+class TestRedisTLS(RecordStoreSuite):
+    @pytest.fixture
+    async def store(self, tls_server: RedisServer) -> AsyncIterator[RecordStore]:
+        async for store in opened(tls_server.tls_url(5)):
+            yield store
