@@ -254,7 +254,7 @@ def object_attributes(
 
 
 class ObjectParts(NamedTuple):
-    """total: parts of the object. parts: (number, size, checksums); empty when the upload had no additional checksum."""
+    """total: parts of the object. parts: (number, size, checksums); empty if the upload had no extra checksum."""
 
     total: int
     marker: int = 0
