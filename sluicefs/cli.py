@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from core import log
+from core.config import parse_bool
 from sluicefs.options import global_options
 from sluicefs.output import settings
 
@@ -43,6 +44,24 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         taken = {name for param in self.params for name in param.opts}
         self.params.extend(o for o in global_options() if not taken.intersection(o.opts))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Also takes `--flag=true` and `--flag=false`, as JuiceFS's scripts write them."""
+        flags = {name: param for param in self.params if isinstance(param, click.Option) and param.is_flag
+                 for name in param.opts}  # fmt: skip
+        plain: list[str] = []
+        for at, argument in enumerate(args):
+            if argument == "--":
+                plain += args[at:]
+                break
+            name, equals, value = argument.partition("=")
+            if not equals or name not in flags:
+                plain.append(argument)
+            elif parse_bool(value, option=name):
+                plain.append(name)
+            else:
+                plain += flags[name].secondary_opts[:1]
+        return super().parse_args(ctx, plain)
 
     def invoke(self, ctx: click.Context) -> Any:
         if settings.log_id == "random":

@@ -26,6 +26,7 @@ from core.meta.version import (
     highest,
     parse_version,
 )  # fmt: skip
+from core.object.secrets import decrypt_secret, encrypt_secret
 
 META_VERSION: Final = 1
 #: Stands where a secret was taken out (backups, `status`); it can't be used.
@@ -175,8 +176,6 @@ class Format(msgspec.Struct, frozen=True):
             )
         if not stored or not self.key_encrypted:
             return stored
-        from core.object.secrets import decrypt_secret
-
         try:
             return decrypt_secret(self.uuid, stored, self.encrypt_algo)
         except Exception as error:
@@ -193,8 +192,6 @@ class Format(msgspec.Struct, frozen=True):
         values = {name: getattr(self, name) for name in SECRET_FIELDS}
         if self.key_encrypted or not any(values.values()):
             return self
-        from core.object.secrets import encrypt_secret
-
         changed = {n: encrypt_secret(self.uuid, v, self.encrypt_algo) if v else "" for n, v in values.items()}
         return msgspec.structs.replace(self, **changed, key_encrypted=True)
 

