@@ -22,6 +22,7 @@ from gateways.s3.http import Body, IncompleteBody, Request, Response, SlowBody
 from gateways.s3.http_body import NO_BODY, StreamBody, WholeBody
 from gateways.s3.http_chunked import ChunkedDecoder, ChunkError
 from gateways.s3.http_head import BadRequest, Head, check_partial, parse_head
+from gateways.s3.http_sink import TransportSink
 from gateways.s3.http_write import BrokenAnswer, Plan, plan, send
 
 if TYPE_CHECKING:
@@ -40,25 +41,21 @@ MAX_PIPELINED = 64 * 1024
 Handler = Coroutine[Any, Any, Response]
 
 
-class Connection(asyncio.Protocol):
+class Connection(TransportSink):
     """Made by `Server` for each accepted socket."""
 
     __slots__ = (
-        "_body", "_busy", "_cancel_resumed", "_decoder", "_discarded", "_drain_waiter", "_eof", "_expect", "_handle",
-        "_head", "_input_over", "_left", "_lingering", "_loop", "_lost", "_missing", "_pieces", "_plan", "_read_paused",
-        "_request", "_response", "_scan", "_sending", "_server", "_started", "_suspended", "_tail", "_task",
-        "_transport", "_wake", "_write_paused", "_write_size", "deadline", "peer", "secure",
+        "_body", "_busy", "_cancel_resumed", "_decoder", "_discarded", "_eof", "_expect", "_handle", "_head",
+        "_input_over", "_left", "_lingering", "_missing", "_pieces", "_plan", "_read_paused", "_request", "_response",
+        "_scan", "_sending", "_server", "_started", "_suspended", "_tail", "_task", "_wake", "peer",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
+        super().__init__(server.loop, server.limits.send_timeout_s)
         self._server = server
         self._handle = server.application.__call__
-        self._loop = server.loop
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._task: asyncio.Task[None] | None = None
         self.peer = ""
-        self.secure = False
-        self.deadline = math.inf  # what it means depends on the state, see `check`
         # input
         self._tail = b""  # bytes not understood yet
         self._scan = 0  # no end of head before this offset of the tail
@@ -83,19 +80,12 @@ class Connection(asyncio.Protocol):
         self._plan: Plan | None = None
         self._wake: asyncio.Future[None] | None = None
         self._sending = False
-        self._write_paused = False
-        self._write_size = 0
-        self._drain_waiter: asyncio.Future[None] | None = None
         self._lingering = False
-        self._lost = False
 
     # ---- transport callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
-        # "Drained" then means that the kernel has everything, so buffers can be reused; and uvloop sends at once.
-        transport.set_write_buffer_limits(high=0)
-        self.secure = transport.get_extra_info("sslcontext") is not None
+        self._attach(cast(asyncio.Transport, transport))  # uvloop's own class is no subclass
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = peername[0].removeprefix("::ffff:")
@@ -150,24 +140,15 @@ class Connection(asyncio.Protocol):
         return self._busy
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
+        super().connection_lost(exc)
         self._input_over = True
         self._server.forget(self)
         if self._body is not None:
             self._body.fail(IncompleteBody("The connection was lost before the declared end of the body."))
-        waiter = self._drain_waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(ConnectionResetError("the peer is gone"))
         self._cancel()
 
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
     def resume_writing(self) -> None:
-        self._write_paused = False
-        waiter = self._drain_waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        super().resume_writing()
         if not self._busy and self._tail:
             self._pump(inside=asyncio.current_task(self._loop) is not None)
 
@@ -502,45 +483,6 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    # ---- what `send` needs (http_write.Sink)
-
-    def write(self, data: Buffer) -> None:
-        if self._lost:
-            raise ConnectionResetError("the peer is gone")
-        self._transport.write(data)
-
-    async def drained(self) -> None:
-        if self._lost:
-            raise ConnectionResetError("the peer is gone")
-        if not self._write_paused:
-            return
-        self._write_size = self._transport.get_write_buffer_size()
-        self.deadline = self._loop.time() + self._server.limits.send_timeout_s
-        self._drain_waiter = self._loop.create_future()
-        try:
-            await self._drain_waiter
-        finally:
-            self._drain_waiter = None
-            self.deadline = math.inf
-
-    def socket_fd(self) -> int:
-        fd: int = self._transport.get_extra_info("socket").fileno()
-        return fd
-
-    async def writable(self, fd: int) -> None:
-        if self._lost:
-            raise ConnectionResetError("the peer is gone")
-        self._write_size = -1
-        self.deadline = self._loop.time() + self._server.limits.send_timeout_s
-        self._drain_waiter = waiter = self._loop.create_future()
-        self._loop.add_writer(fd, _settle, waiter)
-        try:
-            await waiter
-        finally:
-            self._loop.remove_writer(fd)
-            self._drain_waiter = None
-            self.deadline = math.inf
-
     # ---- time-outs and shutdown (called by the server)
 
     def check(self, now: float) -> None:
@@ -549,12 +491,7 @@ class Connection(asyncio.Protocol):
             return
         limits = self._server.limits
         if self._drain_waiter is not None:
-            size = self._transport.get_write_buffer_size()
-            if 0 <= size < self._write_size:
-                self._write_size = size
-                self.deadline = now + limits.send_timeout_s
-            elif not self._drain_waiter.done():
-                self._drain_waiter.set_exception(ConnectionAbortedError("the peer stopped reading"))
+            self._check_progress(now)
         elif self._busy:
             self.deadline = math.inf
             if self._body is not None and self._body.waiting:
@@ -586,11 +523,6 @@ class Connection(asyncio.Protocol):
     @property
     def task(self) -> asyncio.Task[None] | None:
         return self._task
-
-
-def _settle(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 @types.coroutine

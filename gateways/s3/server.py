@@ -25,6 +25,7 @@ from xml.sax.saxutils import escape
 
 from core.errors import ConfigError
 from gateways.s3.http import Application, Request, Response
+from gateways.s3.http_accept import FairListener, Shares
 from gateways.s3.http_connection import Connection
 from gateways.s3.http_head import BadRequest
 from gateways.s3.http_tls import ReloadingContext
@@ -80,16 +81,33 @@ class Server:
         self._peers: Counter[str] = Counter()
         self._gone = asyncio.Event()  # a connection ended
         self._listener: asyncio.Server | None = None
+        self._fair: FairListener | None = None
+        self._adoptions: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> None:
-        """Listen on host and port (0: any free one, see `port`), or on a socket that is bound already."""
+    async def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        sock: socket.socket | None = None,
+        shares: Shares | None = None,
+        worker: int = 0,
+    ) -> None:
+        """Listen on host and port (0: any free one, see `port`), or on a bound socket.
+
+        shares: the socket listens already and is shared with other workers; this one is number `worker`.
+        """
         self.loop = asyncio.get_running_loop()
         self._tick()
-        context = self._tls.context if self._tls else None
         if sock is None:
             sock = bind(host, port)
+        self.port = sock.getsockname()[1]
+        if shares is not None:
+            self._fair = FairListener(sock, shares, worker, self._take)
+            return
+        context = self._tls.context if self._tls else None
         self._listener = await self.loop.create_server(
             lambda: Connection(self),
             sock=sock,
@@ -98,13 +116,38 @@ class Server:
             ssl_handshake_timeout=self.limits.header_timeout_s if context else None,
             ssl_shutdown_timeout=self.limits.linger_s if context else None,
         )
-        self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _take(self, sock: socket.socket) -> None:
+        task = self.loop.create_task(self._adopt(sock))
+        self._adoptions.add(task)
+        task.add_done_callback(self._adoptions.discard)
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        context = self._tls.context if self._tls else None
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: Connection(self),
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=self.limits.header_timeout_s if context else None,
+                ssl_shutdown_timeout=self.limits.linger_s if context else None,
+            )
+        except OSError as error:  # a failed handshake, or the peer left
+            log.debug("connection ended before its first request: %s", error)
+            sock.close()
+            self._count()
+
+    def _count(self) -> None:
+        if self._fair is not None:
+            self._fair.update(len(self._connections))
 
     async def stop(self, grace_s: float = 30) -> None:
         """Accept no more, let running requests finish for `grace_s`, then cut them off."""
         self.closing = True
         if self._listener is not None:
             self._listener.close()
+        if self._fair is not None:
+            self._fair.close()
         for connection in list(self._connections):
             connection.stop()
         deadline = self.loop.time() + grace_s
@@ -141,6 +184,7 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._count()
         self._gone.set()
         self._peers[connection.peer] -= 1
         if self._peers[connection.peer] <= 0:
@@ -149,11 +193,11 @@ class Server:
     def failure(self, request: Request, error: BaseException) -> Response:
         """The answer to a request whose handler raised, which handlers promise not to."""
         log.error("%s %s failed: %s", request.method, request.raw_path, error, exc_info=error)
-        return _error_response(500, "InternalError", "We encountered an internal error. Please try again.", close=True)
+        return error_response(500, "InternalError", "We encountered an internal error. Please try again.", close=True)
 
     def refusal(self, error: BadRequest) -> Response:
         """The answer to bytes that never became a request."""
-        return _error_response(error.status, error.code, error.message, close=True)
+        return error_response(error.status, error.code, error.message, close=True)
 
     # ---- clock
 
@@ -207,7 +251,7 @@ def bind(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     return sock
 
 
-def _error_response(status: int, code: str, message: str, *, close: bool) -> Response:
+def error_response(status: int, code: str, message: str, *, close: bool) -> Response:
     request_id = secrets.token_hex(8).upper()
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
