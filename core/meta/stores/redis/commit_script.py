@@ -143,6 +143,8 @@ end
 
 -- Pass one over the writes: nothing below may fail in pass two.
 local k0, a0 = k, a
+local removes = find(writes, '[dxX]') -- then what was seen in pass one may be gone when its turn comes
+local whole = {} -- operations whose three hash fields were all there
 
 local function corrupt(key) return redis.error_reply('CORRUPT ' .. key .. ' does not hold what it should') end
 
@@ -182,18 +184,24 @@ for i = 1, #writes do
     if not countable(call('GET', key), A[a]) then return corrupt(key) end
   elseif op == 'u' then
     a = a + 4
-    local f = A[a - 3]
+    local f, found = A[a - 3], not removes
     for j = 0, 2 do
-      if not countable(call('HGET', K[k + j], f), A[a - 2 + j]) then return corrupt(K[k + j]) end
+      local v = call('HGET', K[k + j], f)
+      if not countable(v, A[a - 2 + j]) then return corrupt(K[k + j]) end
+      found = found and v
     end
+    whole[i] = found
     k = k + 2
   elseif op == 'v' then
     a = a + 3
-    local f = A[a - 2]
+    local f, found = A[a - 2], not removes and call('HEXISTS', key, A[a - 2]) == 1
     require_type(key, 'HLEN')
     for j = 1, 2 do
-      if not countable(call('HGET', K[k + j], f), A[a - 2 + j]) then return corrupt(K[k + j]) end
+      local v = call('HGET', K[k + j], f)
+      if not countable(v, A[a - 2 + j]) then return corrupt(K[k + j]) end
+      found = found and v
     end
+    whole[i] = found
     k = k + 2
   elseif op == 'x' then
     a = a + 1
@@ -230,6 +238,10 @@ end
 k, a = k0, a0
 local bare, dropped = {}, nil
 
+local function all_three(f, k)
+  return call('HEXISTS', K[k], f) == 1 and call('HEXISTS', K[k + 1], f) == 1 and call('HEXISTS', K[k + 2], f) == 1
+end
+
 local function push(key, raw)
   for j = 1, #raw, 24 do call('RPUSH', key, sub(raw, j, j + 23)) end
 end
@@ -247,10 +259,10 @@ for i = 1, #writes do
   elseif op == 'p' then
     a = a + 1
     -- mtime and ctime lie side by side at 23; an inode deleted a moment ago by this commit stays deleted
-    if call('EXISTS', key) == 1 then call('SETRANGE', key, 23, A[a]) end
+    if not removes or call('EXISTS', key) == 1 then call('SETRANGE', key, 23, A[a]) end
   elseif op == 'q' then
     a = a + 3
-    if call('EXISTS', key) == 1 then
+    if not removes or call('EXISTS', key) == 1 then
       local delta = tonumber(A[a - 2])
       if delta ~= 0 then
         local n1, n2, n3, n4 = byte(call('GETRANGE', key, 47, 50), 1, 4)
@@ -268,7 +280,7 @@ for i = 1, #writes do
   elseif op == 'u' then
     a = a + 4
     local f = A[a - 3]
-    if call('HEXISTS', key, f) == 1 and call('HEXISTS', K[k + 1], f) == 1 and call('HEXISTS', K[k + 2], f) == 1 then
+    if whole[i] or all_three(f, k) then
       for j = 0, 2 do
         if A[a - 2 + j] ~= '0' then call('HINCRBY', K[k + j], f, A[a - 2 + j]) end
       end
@@ -279,7 +291,7 @@ for i = 1, #writes do
   elseif op == 'v' then
     a = a + 3
     local f = A[a - 2]
-    if call('HEXISTS', key, f) == 1 and call('HEXISTS', K[k + 1], f) == 1 and call('HEXISTS', K[k + 2], f) == 1 then
+    if whole[i] or all_three(f, k) then
       call('HINCRBY', K[k + 1], f, A[a - 1])
       call('HINCRBY', K[k + 2], f, A[a])
     end

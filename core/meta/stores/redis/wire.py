@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from hiredis import Reader, ReplyError
@@ -20,7 +20,7 @@ MAX_PENDING: Final = 8192  # commands without an answer; 8192 of about 1 KB keep
 _MORE: Final = object()
 
 #: One command as bytes; takes str, bytes, int and float. (The library's own annotation knows one-element tuples only.)
-pack_command: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+pack_command: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
 class WireLost(Exception):
@@ -120,9 +120,8 @@ class Wire(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=4 << 20)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports have no common base class
+        self._transport.set_write_buffer_limits(high=4 << 20)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
@@ -141,6 +140,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, pending = self._reader, self._pending
+        future: Any
         self._progress = self._loop.time()
         try:
             reader.feed(data)
@@ -154,7 +154,7 @@ class Wire(asyncio.Protocol):
                         continue
                     future, reply = waiter.future, waiter.replies
                 else:
-                    future = waiter  # type: ignore[assignment]
+                    future = waiter
                 pending.popleft()
                 if not future.done():
                     future.set_result(reply)
