@@ -273,6 +273,11 @@ class SQLiteStore(RecordStore):
 
     # -- writing ------------------------------------------------------------------------------------------------
 
+    @property
+    def transactions(self) -> int:
+        """Transactions committed by this store: fewer than its commits, thanks to grouping."""
+        return self._writer.commits if self._writer is not None else 0
+
     def _open_writer(self) -> Writer:
         if self._writer is None:
             if self._reader is None:
