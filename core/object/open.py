@@ -1,23 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a volume's settings to its object store."""
+"""From a volume's settings to its object store, and the proof that the store works.
+
+A new kind of storage is one line in STORAGES. Order of the layers, outermost first: bandwidth limit, encryption,
+volume prefix, shards, the store itself (with its checksum). Source: spec data-path §1.2, §1.4, §3 (write order), §4.2.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
+import string
+from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
-from core.errors import ConfigError
+from core.errors import ConfigError, ObjectError
 from core.object.api import ObjectStore
+from core.object.encrypted import EncryptedStore, Envelope, load_key
 from core.object.file import FileStore
+from core.object.limited import LimitedStore, TokenBucket, bytes_per_second
 from core.object.memory import MemStore
 from core.object.prefix import PrefixStore
+from core.object.s3 import S3Store, parse_bucket
+from core.object.sharded import ShardedStore, shard_buckets
 
-KNOWN = ("file", "mem")
+#: (storage, bucket, access key, secret key, session token) → store
+Opener = Callable[[str, str, str, str, str], ObjectStore]
+
+
+def _file(storage: str, bucket: str, access_key: str, secret_key: str, session_token: str) -> ObjectStore:
+    return FileStore(bucket)
+
+
+# Two volumes opened on one name in one process share it, as two clients share a bucket.
+_memories: WeakValueDictionary[str, MemStore] = WeakValueDictionary()
+
+
+def _mem(storage: str, bucket: str, access_key: str, secret_key: str, session_token: str) -> ObjectStore:
+    return _memories.setdefault(bucket, MemStore(bucket))
+
+
+def _s3(storage: str, bucket: str, access_key: str, secret_key: str, session_token: str) -> ObjectStore:
+    client = parse_bucket(storage, bucket).options.get("client", "")
+    if client in ("", "own"):
+        return S3Store.open(storage, bucket, access_key, secret_key, session_token)
+    if client == "aioboto3":
+        from core.object.s3.boto import BotoStore  # an optional dependency
+
+        return BotoStore.open(storage, bucket, access_key, secret_key, session_token)
+    raise ConfigError(f"{storage}: client={client!r} in the bucket URL is not known; known: own, aioboto3")
+
+
+STORAGES: dict[str, Opener] = {"file": _file, "mem": _mem, "minio": _s3, "s3": _s3}
 
 
 def normalise_bucket(storage: str, bucket: str) -> str:
-    """The form in which a bucket is stored in the volume's settings."""
-    if storage.lower() == "file":
+    """The form in which a bucket is stored in the volume's settings. Raises ConfigError if it can't be used."""
+    kind = _known(storage)
+    if kind == "file":
+        if not bucket:
+            raise ConfigError("file: the bucket is empty; give a folder such as /var/jfs")
         return os.path.join(os.path.abspath(os.path.expanduser(bucket)), "")
+    if kind in ("s3", "minio"):
+        parse_bucket(kind, bucket.replace("%d", "0"))
+        return bucket.strip()
     return bucket
 
 
@@ -33,24 +79,90 @@ def open_store(
     encrypt_key_pem: str = "",
     encrypt_algo: str = "",
     passphrase: str | None = None,
-    upload_limit_mbps: int = 0,
-    download_limit_mbps: int = 0,
+    upload_limit_mbps: float = 0,
+    download_limit_mbps: float = 0,
 ) -> ObjectStore:
-    """The whole stack for one volume. Opens no connection."""
+    """The whole stack for one volume. Opens no connection; raises ConfigError for what can't work.
+
+    passphrase: of the private key, by default from JFS_RSA_PASSPHRASE. Retries are the caller's (`RetriedStore`).
+    """
+    kind = _known(storage)
+    opener = STORAGES[kind]
+    buckets = shard_buckets(bucket, shards) if shards > 1 else [bucket]
+    # The key first: a wrong pass phrase must not leave open stores behind.
+    envelope = Envelope(load_key(encrypt_key_pem, passphrase), encrypt_algo) if encrypt_key_pem else None
+    stores = [opener(kind, one, access_key, secret_key, session_token) for one in buckets]
+    store = PrefixStore(ShardedStore(stores) if len(stores) > 1 else stores[0], f"{volume}/")
+    result: ObjectStore = store
+    if envelope is not None:
+        result = EncryptedStore(result, envelope)
+    if upload_limit_mbps > 0 or download_limit_mbps > 0:
+        result = LimitedStore(result, _bucket_of(upload_limit_mbps), _bucket_of(download_limit_mbps))
+    return result
+
+
+def _bucket_of(mbps: float) -> TokenBucket | None:
+    return TokenBucket(bytes_per_second(mbps)) if mbps > 0 else None
+
+
+def _known(storage: str) -> str:
     kind = storage.lower()
-    store: ObjectStore
-    if kind == "file":
-        store = FileStore(bucket)
-    elif kind == "mem":
-        store = MemStore(bucket)
-    else:
-        raise ConfigError(f"storage {storage!r} is not known; known: {', '.join(KNOWN)}")
-    return PrefixStore(store, volume + "/")
+    if kind not in STORAGES:
+        raise ConfigError(f"storage {storage!r} is not known; known: {', '.join(STORAGES)}")
+    return kind
 
 
-async def prove(store: ObjectStore) -> None:
-    """Storage test: put, get, compare, delete."""
-    key = "testing/0000000000"
-    await store.put(key, b"x" * 100)
-    await store.get(key)
-    await store.delete(key)
+# Spec §1.2: up to 3 rounds; these are the pauses after a failed one.
+PROOF_PAUSES_S = (1.0, 4.0, 7.0)
+
+
+async def prove(store: ObjectStore, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    """The storage test: put, get, compare and delete an object `testing/<10 random>`; makes a missing bucket.
+
+    Raises ObjectError that says which step failed and why. Retryable failures get three rounds.
+    """
+    for round_, pause in enumerate(PROOF_PAUSES_S, 1):
+        try:
+            await _prove_once(store)
+            break
+        except ObjectError as error:
+            if not error.retryable or round_ == len(PROOF_PAUSES_S):
+                raise
+            await sleep(pause)
+    try:
+        await store.delete("testing/")  # the folder, on stores that have folders
+    except ObjectError:
+        pass  # nothing depends on it
+
+
+async def _prove_once(store: ObjectStore) -> None:
+    rng = random.SystemRandom()
+    key = "testing/" + "".join(rng.choices(string.ascii_letters + string.digits, k=10))
+    data = os.urandom(100)
+    try:
+        await store.put(key, data)
+    except ObjectError as error:
+        if "denied" in str(error).lower():
+            raise _step("write to", store, error) from error
+        try:
+            await store.create()
+            await store.put(key, data)
+        except ObjectError as second:
+            raise _step("write to", store, second) from error
+    try:
+        found = await store.get(key)
+    except ObjectError as error:
+        raise _step("read back from", store, error) from error
+    if bytes(found) != data:
+        raise ObjectError(
+            f"storage test: {store.name} returned other bytes ({len(found)}) than were written ({len(data)}); "
+            "is another object or a cache in the way?"
+        )
+    try:
+        await store.delete(key)
+    except ObjectError as error:
+        raise _step("delete from", store, error) from error
+
+
+def _step(what: str, store: ObjectStore, error: ObjectError) -> ObjectError:
+    return ObjectError(f"storage test: can't {what} {store.name}: {error}", retryable=error.retryable)

@@ -24,6 +24,7 @@ from core.object.http import Client, ExchangeFailed, Response
 from core.object.s3.address import Address, in_region, parse_bucket
 from core.object.s3.answers import ADVICE, EXPIRED_CODES, http_time, is_retryable, parse_page, parse_refusal
 from core.object.s3.credentials import Credentials, Provider, choose
+from core.object.s3.options import is_true, tls_context
 from core.object.s3.signing import Signer, encode_path, encode_query
 
 CHECKSUM_HEADER = "x-amz-meta-crc32c"
@@ -281,30 +282,6 @@ class S3Store(ObjectStore):
             f"{refusal.message and ': ' + refusal.message.rstrip('.')}{advice and '; ' + advice}",
             retryable=is_retryable(answer.status, refusal.code),
         )
-
-
-def is_true(text: str) -> bool:
-    """As Go's ParseBool reads it."""
-    return text in ("1", "t", "T", "true", "True", "TRUE")
-
-
-def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
-    """From tls-insecure-skip-verify and the trio ca-certs, ssl-cert, ssl-key of the bucket URL."""
-    names = ("ca-certs", "ssl-cert", "ssl-key")
-    paths = [options.get(name, "") for name in names]
-    context = ssl.create_default_context()
-    if any(paths):
-        if not all(paths):
-            raise ConfigError(f"the bucket URL needs all of {', '.join(names)}, or none")
-        try:
-            context.load_verify_locations(paths[0])
-            context.load_cert_chain(paths[1], paths[2])
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"ca-certs, ssl-cert or ssl-key of the bucket URL can't be used: {error}") from error
-    if is_true(options.get("tls-insecure-skip-verify", "")):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _put_headers(storage_class: str, tag: str) -> Mapping[str, str]:
