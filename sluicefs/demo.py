@@ -59,8 +59,8 @@ async def require_demo(folder: Path) -> Demo:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     database = folder / "meta.db"
-    created = not database.exists()
+    created = not database.exists()  # only for the greeting: a run may have been killed half-way
     meta_url = f"sqlite3://{database}"
-    if created:
-        await format_volume(meta_url, new_format(NAME, bucket=f"{folder}/objects/"), no_update=True)
+    fresh = new_format(NAME, bucket=f"{folder}/objects/")
+    await format_volume(meta_url, fresh, no_update=True)
     return Demo(folder, meta_url, *_keys(folder / "credentials"), created)

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from core.volume import Volume, open_volume
+
 from core.errors import ConfigError
 from core.meta.records import Attr
-from core.volume import Volume, open_volume
 
 T = TypeVar("T")
 

@@ -50,7 +50,8 @@ def test_every_source_file_carries_its_licence() -> None:
     bare = [
         str(path.relative_to(ROOT))
         for path in tracked("*.py", "*.sh", "Makefile", "Dockerfile", "*.yml", ".ci/run")
-        if "SPDX-License-Identifier: Apache-2.0" not in "\n".join(path.read_text().splitlines()[:lines])
+        if path.stat().st_size
+        and "SPDX-License-Identifier: Apache-2.0" not in "\n".join(path.read_text().splitlines()[:lines])
     ]
     assert not bare
 
@@ -277,5 +278,7 @@ def test_no_path_of_a_developers_machine_is_in_the_tree() -> None:
     found = []
     for path in tracked("*.py", "*.md", "*.sh", "*.toml", "*.yml", "Makefile", "Dockerfile"):
         if path != Path(__file__):
-            found += [f"{path.relative_to(ROOT)}: {m}" for m in re.findall(r"/(?:home|Users)/\w+/\S*", path.read_text())]
+            found += [
+                f"{path.relative_to(ROOT)}: {m}" for m in re.findall(r"/(?:home|Users)/\w+/\S*", path.read_text())
+            ]
     assert not found

@@ -26,11 +26,9 @@ from core.meta.version import (
     highest,
     parse_version,
 )  # fmt: skip
-from core.object.secrets import decrypt_secret, encrypt_secret
+from core.object.secrets import REMOVED, decrypt_secret, encrypt_secret
 
 META_VERSION: Final = 1
-#: Stands where a secret was taken out (backups, `status`); it can't be used.
-REMOVED: Final = "removed"
 COMPRESSIONS: Final = ("none", "lz4", "zstd")
 ENCRYPT_ALGOS: Final = ("aes256gcm-rsa", "chacha20-rsa", "sm4gcm")
 MIN_BLOCK: Final = 64 << 10
@@ -176,13 +174,7 @@ class Format(msgspec.Struct, frozen=True):
             )
         if not stored or not self.key_encrypted:
             return stored
-        try:
-            return decrypt_secret(self.uuid, stored, self.encrypt_algo)
-        except Exception as error:
-            raise VolumeError(
-                f"{label} of volume {self.name} can't be decrypted ({type(error).__name__}); "
-                "the stored value is damaged or belongs to another UUID: set it again with `sluice config`"
-            ) from None
+        return decrypt_secret(stored, self.uuid, self.encrypt_algo, field=f"{label} of volume {self.name}")
 
     def with_plain_secrets(self) -> Format:
         return msgspec.structs.replace(self, **self.secrets()._asdict(), key_encrypted=False)
@@ -192,7 +184,7 @@ class Format(msgspec.Struct, frozen=True):
         values = {name: getattr(self, name) for name in SECRET_FIELDS}
         if self.key_encrypted or not any(values.values()):
             return self
-        changed = {n: encrypt_secret(self.uuid, v, self.encrypt_algo) if v else "" for n, v in values.items()}
+        changed = {n: encrypt_secret(v, self.uuid, self.encrypt_algo) if v else "" for n, v in values.items()}
         return msgspec.structs.replace(self, **changed, key_encrypted=True)
 
     def redacted(self) -> Format:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from core.volume import Volume
 
 from core.chunk.api import FileRange
 from core.errors import ConfigError, FsError
 from core.meta.records import SYMLINK
 from core.vfs.filesystem import Found, ImplicitDirs
-from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import client_options, meta_argument
 from sluicefs.output import attended, note, show, text_of

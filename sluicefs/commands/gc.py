@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+from core.volume import Volume
 
 from core.chunk.naming import parse_block_key
 from core.config import format_size, parse_duration
@@ -23,7 +24,6 @@ from core.errors import ObjectError
 from core.meta import keys as k
 from core.meta.records import decode_slices
 from core.object.api import ObjectInfo
-from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument, store_override
 from sluicefs.output import note, report_error, settings, show, table

@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from core.volume import Volume
 
 from core.chunk.naming import block_key, block_length
 from core.chunk.slices import pieces_for
 from core.config import format_size
 from core.errors import ConfigError, FsError
 from core.meta.records import CHUNK_SIZE, ROOT, Attr, node_space
-from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument
 from sluicefs.output import report_error, settings, show, table, text_of
@@ -143,7 +143,14 @@ async def _rows(volume: Volume, ino: int, length: int, raw: bool) -> list[dict[s
         records = await volume.meta.read_chunk(ino, index)
         if raw:
             rows += [
-                {"chunkIndex": index, "sliceId": s.id, "size": s.size, "offset": s.off, "length": s.length, "pos": s.pos}
+                {
+                    "chunkIndex": index,
+                    "sliceId": s.id,
+                    "size": s.size,
+                    "offset": s.off,
+                    "length": s.length,
+                    "pos": s.pos,
+                }
                 for s in records
             ]
             continue

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from core.volume import Volume
 
 from core.errors import ConfigError
 from core.meta import keys as k
-from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument
 from sluicefs.output import show
