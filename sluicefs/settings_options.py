@@ -71,7 +71,7 @@ creation_options = chain(
     option("--encrypt-rsa-key", type=click.Path(), help="PEM file of a private key; passphrase in JFS_RSA_PASSPHRASE."),
     option("--encrypt-algo", type=click.Choice(ENCRYPT_ALGOS), default=ENCRYPT_ALGOS[0], help="Cipher of blocks."),
     option("--hash-prefix", is_flag=True, help="Spread object names by a prefix."),
-    option("--shards", type=click.IntRange(0), default=0, help="Spread objects over this many buckets (%d in --bucket)."),
+    option("--shards", type=click.IntRange(0), default=0, help="Spread objects over so many buckets (%d in --bucket)."),
     option("--storage-class", default="", metavar="NAME", help="Storage class of each object."),
     option("--tag", default="", metavar="KEY=VALUE", help="Tag of each object."),
 )  # fmt: skip

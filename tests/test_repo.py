@@ -42,7 +42,7 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             yield node.module, node.lineno
 
 
-# -- source ------------------------------------------------------------------------------------------------------------
+# -- source ------------------------------------------------------------------------------------------
 
 
 def test_every_source_file_carries_its_licence() -> None:
@@ -98,7 +98,7 @@ def test_no_file_of_the_product_is_a_book() -> None:
     assert not long
 
 
-# -- packaging -----------------------------------------------------------------------------------------------------------
+# -- packaging ------------------------------------------------------------------------------------------
 
 
 def project() -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_the_version_is_said_once() -> None:
     assert f"## {sluicefs.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-# -- containers ----------------------------------------------------------------------------------------------------------
+# -- containers ------------------------------------------------------------------------------------------
 
 
 def compose() -> dict[str, Any]:
@@ -229,7 +229,7 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
                 assert (ROOT / source).exists() and source in allowed, source
 
 
-# -- documents -----------------------------------------------------------------------------------------------------------
+# -- documents ------------------------------------------------------------------------------------------
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
 

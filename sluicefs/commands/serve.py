@@ -83,8 +83,13 @@ def _demo(
 
     def ready(port: int) -> None:
         endpoint = _endpoint(where, port, server)
-        document = {"endpoint": endpoint, "access_key": demo.access_key, "credentials": str(demo.folder / "credentials"),
-                    "folder": str(demo.folder), "pid": os.getpid()}  # fmt: skip
+        document = {
+            "endpoint": endpoint,
+            "access_key": demo.access_key,
+            "credentials": str(demo.folder / "credentials"),
+            "folder": str(demo.folder),
+            "pid": os.getpid(),
+        }
         show(document, _welcome(demo, endpoint))
         sys.stdout.flush()
 

@@ -84,7 +84,10 @@ def test_bad_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "given_bytes, used",
-    [(1, 64 * KIB), (64 * KIB, 64 * KIB), (100 * KIB, 64 * KIB), (4 * MIB, 4 * MIB), (5 * MIB, 4 * MIB), (1 << 30, 16 * MIB)],
+    [
+        (1, 64 * KIB), (64 * KIB, 64 * KIB), (100 * KIB, 64 * KIB), (4 * MIB, 4 * MIB), (5 * MIB, 4 * MIB),
+        (1 << 30, 16 * MIB),
+    ],
 )  # fmt: skip
 def test_block_sizes_are_rounded_down_and_clamped(given_bytes: int, used: int) -> None:
     assert round_block_size(given_bytes) == used

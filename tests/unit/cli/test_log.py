@@ -37,7 +37,8 @@ def test_a_line_has_time_level_place_and_fields(sink: Sink) -> None:
         assert event["id"] == "job" and event["time"].endswith("Z")
     else:
         assert re.fullmatch(
-            r"\[job\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} sluice\[\d+\] <WARNING>: slow read ino=7 \[\w+@\w+\.py:\d+\]\n",
+            r"\[job\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} "
+            r"sluice\[\d+\] <WARNING>: slow read ino=7 \[\w+@\w+\.py:\d+\]\n",
             line,
         )
 
