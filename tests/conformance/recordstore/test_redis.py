@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis keeps the record-store contract: over TCP with a password, over a Unix socket, over TLS, under a prefix."""
+"""Redis keeps the record-store contract: over TCP with a password, over a Unix socket, over TLS, in a cluster."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def tls_server() -> Iterator[RedisServer]:
     with RedisServer(tls=True) as server:
+        assert isinstance(server, RedisServer)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisServer]:
+    with RedisServer(cluster=True) as server:
         assert isinstance(server, RedisServer)
         yield server
 
@@ -61,4 +68,11 @@ class TestRedisTLS(RecordStoreSuite):
     @pytest.fixture
     async def store(self, tls_server: RedisServer) -> AsyncIterator[RecordStore]:
         async for store in opened(tls_server.tls_url(5)):
+            yield store
+
+
+class TestRedisCluster(RecordStoreSuite):
+    @pytest.fixture
+    async def store(self, cluster: RedisServer) -> AsyncIterator[RecordStore]:
+        async for store in opened(cluster.url(6)):
             yield store

@@ -17,7 +17,7 @@ from .suite import RecordStoreSuite
 class TestSQLite(RecordStoreSuite):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[RecordStore]:
-        store = SQLiteStore(str(tmp_path / "meta.db"))
+        store = SQLiteStore(str(tmp_path / "meta.db"), synchronous="OFF")  # durability has tests of its own
         await store.open()
         await store.prepare()
         yield store
@@ -26,7 +26,7 @@ class TestSQLite(RecordStoreSuite):
     @pytest.fixture
     async def peer(self, store: RecordStore) -> AsyncIterator[RecordStore]:
         assert isinstance(store, SQLiteStore)
-        peer = SQLiteStore(store.path)
+        peer = SQLiteStore(store.path, synchronous="OFF")
         await peer.open()
         yield peer
         await peer.close()

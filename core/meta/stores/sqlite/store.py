@@ -143,12 +143,13 @@ class SQLiteStore(RecordStore):
             return None
         conn = _connection(self._uri("rwc" if create else "rw"), self._busy_timeout_ms)
         try:
+            (encoding,) = conn.execute("PRAGMA encoding").fetchone()
+            if encoding != b"UTF-8":  # bytes of chunks and names would not survive (format §13, 9)
+                text = encoding.replace(b"\0", b"").decode()
+                raise VolumeError(f"{self.path}: the database is encoded as {text}, a volume needs UTF-8")
             if not schema.is_volume(conn, self._prefix, self.path) and not create:
                 conn.close()
                 return None
-            (encoding,) = conn.execute("PRAGMA encoding").fetchone()
-            if encoding != b"UTF-8":
-                raise VolumeError(f"{self.path}: the database is encoded as {encoding.decode()}, a volume needs UTF-8")
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute(f"PRAGMA synchronous = {self._synchronous}")
         except BaseException:
