@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers.process import Server, missing, require
+from tests.servers.process import Server, free_port, missing, require, wait_for
 
 PASSWORD = "p:w/@?% s"
 PASSWORD_IN_URL = "p%3Aw%2F%40%3F%25%20s"
@@ -22,10 +22,13 @@ HINT = "apt-get install redis-server"
 class RedisServer(Server):
     """`url(db)` is a metadata URL, `unix_url(db)` and `tls_url(db)` too; `cli` runs redis-cli."""
 
-    def __init__(self, *options: str, tls: bool = False, save: bool = False, password: str = PASSWORD) -> None:
+    def __init__(
+        self, *options: str, tls: bool = False, save: bool = False, cluster: bool = False, password: str = PASSWORD
+    ) -> None:
         program = require("redis-server", HINT)
         self.password = password
         self.tls = tls
+        self.cluster = cluster
 
         def command(port: int, folder: Path) -> Sequence[str]:
             ports = ["--port", str(port)]
@@ -36,12 +39,21 @@ class RedisServer(Server):
             secret = ["--requirepass", password] if password else []
             keep = ["--appendonly", "yes", "--appendfsync", "always"] if save else []
             socket = ["--unixsocket", str(folder / "s")]
+            # The bus port is chosen too: the usual one, port + 10000, may lie above 65535.
+            nodes = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if cluster else []
             return [
                 program, *ports, "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *secret, *socket, *keep,
-                *options,
+                *nodes, *options,
             ]  # fmt: skip
 
         super().__init__(command, name="redis-server")
+
+    def start(self) -> None:
+        super().start()
+        if self.cluster:  # one node that serves every slot
+            if "cluster_slots_assigned:16384" not in self.cli("CLUSTER", "INFO"):
+                self.cli("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            wait_for(lambda: "cluster_state:ok" in self.cli("CLUSTER", "INFO"), what="the one-node cluster")
 
     @property
     def _user(self) -> str:
@@ -98,3 +110,24 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
             )
         )
     return ca, key_file, ca
+
+
+class Sentinel(Server):
+    """One Sentinel that watches `master` under the name "vol"."""
+
+    def __init__(self, master: RedisServer) -> None:
+        program = require("redis-server", HINT)
+
+        def command(port: int, folder: Path) -> Sequence[str]:
+            lines = [
+                f"port {port}",
+                "bind 127.0.0.1",
+                f"dir {folder}",
+                f"sentinel monitor vol 127.0.0.1 {master.port} 1",
+            ]
+            if master.password:
+                lines.append(f'sentinel auth-pass vol "{master.password}"')
+            (folder / "conf").write_text("\n".join(lines) + "\n")
+            return [program, str(folder / "conf"), "--sentinel"]
+
+        super().__init__(command, name="redis-sentinel")

@@ -166,6 +166,11 @@ class Connection:
                 if not e.retryable:
                     raise
                 self._last_cause = e
+            except ssl.SSLCertVerificationError as e:
+                raise MetaError(
+                    f"Redis at {self.url.where} shows a certificate that can't be trusted ({e.verify_message});"
+                    " give its authority as tls-ca-cert-file, or the name it carries as tls-server-name"
+                ) from e
             except (OSError, WireLost) as e:  # includes TimeoutError and ssl.SSLError
                 if not isinstance(e, TimeoutError) or self._last_cause is None:
                     self._last_cause = e
@@ -231,6 +236,9 @@ class Connection:
             replies = [replies]
         where = f"{address[0]}:{address[1]}" if address else url.where
         for i, reply in enumerate(replies if isinstance(replies, list) else []):
+            if isinstance(reply, ReplyError) and "cluster mode" in str(reply):
+                self.cluster = True  # has no databases to SELECT; `open` asks who serves our slot
+                continue
             # While the server loads its data it accepts AUTH and SELECT and refuses the rest: `call` waits for it.
             if isinstance(reply, ReplyError) and (i < must or code_of(str(reply)) in ("NOAUTH", "WRONGPASS")):
                 raise typed_error(str(reply), where)
