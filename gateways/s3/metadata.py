@@ -62,6 +62,7 @@ class Ext(msgspec.Struct, omit_defaults=True, kw_only=True):
     ck: dict[str, str] | None = None
     ckt: str | None = None
     pck: dict[str, list[str]] | None = None
+    pnum: list[int] | None = None  # part numbers, if they aren't 1, 2, 3 …
     uid: str | None = None
     dir: bool = False
     mk: int = 0
@@ -94,7 +95,7 @@ def decode_ext(xattrs: Mapping[bytes, bytes] | None) -> Ext | None:
 def encode_ext(ext: Ext) -> bytes:
     raw = msgspec.json.encode(ext)
     if len(raw) > MAX_EXT_BYTES:
-        raw = msgspec.json.encode(msgspec.structs.replace(ext, pck=None))
+        raw = msgspec.json.encode(msgspec.structs.replace(ext, pck=None, pnum=None))
     return raw
 
 
@@ -268,14 +269,3 @@ def pack_parts(sizes: list[int]) -> list[tuple[int, int]]:
 
 def part_count(runs: list[tuple[int, int]]) -> int:
     return sum(count for _, count in runs)
-
-
-def part_range(runs: list[tuple[int, int]], number: int) -> tuple[int, int] | None:
-    """(offset, length) of part `number` (from 1), or None if there are fewer."""
-    offset, left = 0, number - 1
-    for size, count in runs:
-        if left < count:
-            return offset + left * size, size
-        left -= count
-        offset += size * count
-    return None

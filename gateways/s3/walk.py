@@ -13,7 +13,7 @@ Relies on: the `FileSystem` facade. Source: spec s3 §3.5, §3.7, §10.1, §10.4
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
 from core.errors import FsError
@@ -109,7 +109,7 @@ class Walk:
         self._ready: dict[int, list[DirEntry]] = {}
         self._width = 1
 
-    async def keys(self, bound: bytes = b"") -> AsyncIterator[Key]:
+    async def keys(self, bound: bytes = b"") -> AsyncGenerator[Key, None]:
         """Every key > bound (which begins with the base's prefix, or is empty)."""
         stack = await self._start(bound)
         while stack:

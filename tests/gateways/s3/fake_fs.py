@@ -44,14 +44,19 @@ class Node:
 
 
 class FakeWriter(ContentWriter):
-    def __init__(self, fs: FakeFileSystem) -> None:
+    def __init__(self, fs: FakeFileSystem) -> None:  # none of the real writer's state
         self.fs = fs
         self.length = 0
         self.block = bytearray(1 << 16)
         self.data = bytearray()
         self.content: Content | None = None
+        self.opened = False
+
+    async def open(self) -> None:
+        self.opened = True
 
     def buffer(self) -> memoryview:
+        assert self.opened
         return memoryview(self.block)
 
     async def advance(self, n: int) -> None:
@@ -59,7 +64,7 @@ class FakeWriter(ContentWriter):
         self.length += n
 
     async def write(self, data: Buffer) -> None:
-        self.data += data
+        self.data += bytes(data)
         self.length += len(data)
 
     async def finish(self) -> Content:
@@ -213,6 +218,9 @@ class FakeFileSystem(FileSystem):
     def iter_range(self, found: Found, offset: int, length: int) -> AsyncIterator[Buffer | FileRange]:
         return self._iterate(found.ino, offset, length)
 
+    def read_nowait(self, found: Found, offset: int, length: int) -> Buffer | None:
+        return None
+
     async def read(self, found: Found, offset: int, length: int) -> Buffer:
         return self.nodes[found.ino].data[offset : offset + length]
 
@@ -251,9 +259,9 @@ class FakeFileSystem(FileSystem):
         self._check(condition, existing)
         parent, name = self._parent(path, parents)
         old = parent.children.get(name)
-        if old is not None and self.nodes[old].type == DIRECTORY:
-            if not replace_empty_dir or self.nodes[old].children:
-                raise FsError(errno.EISDIR, repr(path))
+        is_dir = old is not None and self.nodes[old].type == DIRECTORY
+        if is_dir and (not replace_empty_dir or self.nodes[old].children):
+            raise FsError(errno.EISDIR, repr(path))
         node = self._make(parent, name, FILE, mode)
         if old is not None:
             del self.nodes[old]
