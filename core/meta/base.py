@@ -88,6 +88,7 @@ class MetaBase:
         self._used_space = 0
         self._used_inodes = 0
         self._background: set[asyncio.Task[None]] = set()
+        self._recounting: set[int] = set()
         self.use_format(fmt)
 
     def use_format(self, fmt: Format) -> None:
@@ -181,7 +182,7 @@ class MetaBase:
         known = self._acl_ids.get(rule)
         if known is not None:
             return known
-        rule_id = await self.store.allocate("aclMaxId", 1) + 1
+        rule_id = await self.store.allocate("aclMaxId", 1)
         await self.store.commit([], [(PUT, k.acl(rule_id), aclmod.encode(rule))])
         self._remember_acl(rule_id, rule)
         return rule_id
@@ -332,10 +333,17 @@ class MetaBase:
     def after_commit(self, tx: Tx) -> None:
         """What a commit found out: recount directories without statistics, delete slices nobody uses."""
         if tx.outcome.no_dirstat and self.dir_stats:
-            for ino in set(tx.outcome.no_dirstat):
-                self.spawn(self.recount_directory(ino))
+            for ino in set(tx.outcome.no_dirstat) - self._recounting:
+                self._recounting.add(ino)
+                self.spawn(self._recount(ino))
         if tx.outcome.freed and self.on_freed:
             self.on_freed(tx.outcome.freed)
+
+    async def _recount(self, ino: int) -> None:
+        try:
+            await self.recount_directory(ino)
+        finally:
+            self._recounting.discard(ino)
 
     async def recount_directory(self, ino: int) -> None:
         raise NotImplementedError

@@ -69,7 +69,7 @@ class Sessions(Publish):
         self.heartbeat_s = heartbeat_s
         if not self.read_only:
             self._info = session_info(mount_point, self.clock_ns())
-            sid = await self.store.allocate("nextSession", 1) + 1
+            sid = await self.store.allocate("nextSession", 1)
             await self.store.commit([], [(PUT, k.session(sid), self._expiry()), (PUT, k.sessioninfo(sid), self._info)])
             self.sid = sid
         await self.reload_usage()

@@ -68,7 +68,7 @@ class Trash(MetaBase):
             if root is None:
                 raise MetaError("the trash is on but its root is missing; `sluice config --trash-days` recreates it")
             if not fresh:
-                fresh = TRASH + await self.store.allocate("nextTrash", 1) + 1
+                fresh = TRASH + await self.store.allocate("nextTrash", 1)
             now = self.clock_ns()
             tx.expect(k.entry(TRASH, name), None)
             tx.put(k.entry(TRASH, name), Entry(DIRECTORY, fresh))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open, create and close a volume: metadata URL in; metadata engine, data path and path facade out.
+
+The record store comes from the URL's scheme, the object store from the volume's setting (format §7).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from core.chunk.blockcache import BlockCache
+from core.chunk.cachedir import CacheLimits
+from core.chunk.diskcache import DiskCache
+from core.chunk.store import BlockSliceStore
+from core.errors import ConfigError, ObjectError, VolumeError
+from core.meta.format import Format
+from core.meta.meta import Meta, init_format, load_format, require_format
+from core.meta.sessions import HEARTBEAT_S
+from core.meta.store import RecordStore
+from core.object.api import ObjectStore
+from core.object.open import normalise_bucket, open_store, prove
+from core.vfs.filesystem import FileSystem
+
+DEFAULT_BUFFER = 300 << 20
+UUID_OBJECT = "juicefs_uuid"
+
+
+def shown(meta_url: str) -> str:
+    """The URL without its password, for messages."""
+    scheme, sep, rest = meta_url.partition("://")
+    if not sep or "@" not in rest:
+        return meta_url
+    auth, _, place = rest.rpartition("@")
+    user = auth.partition(":")[0]
+    return f"{scheme}://{user}:****@{place}" if ":" in auth else meta_url
+
+
+def open_record_store(meta_url: str) -> RecordStore:
+    """The record store that a metadata URL names; not connected yet. Text without `://` is a Redis address."""
+    scheme = urlsplit(meta_url).scheme if "://" in meta_url else "redis"
+    if scheme == "sqlite3":
+        from core.meta.stores.sqlite import SQLiteStore
+
+        return SQLiteStore.from_url(meta_url)
+    if scheme in ("redis", "rediss", "unix"):
+        from core.meta.stores.redis import RedisStore
+
+        return RedisStore(meta_url)
+    if scheme == "memkv":
+        from core.meta.stores.memory import MemoryStore
+
+        return MemoryStore()
+    raise ConfigError(
+        f"metadata scheme {scheme!r} is not supported; use sqlite3://PATH, redis://HOST:PORT/DB or unix://"
+    )
+
+
+class Volume:
+    """One opened volume. `close` ends its session."""
+
+    def __init__(self, fmt: Format, meta: Meta, objects: ObjectStore, slices: BlockSliceStore, fs: FileSystem) -> None:
+        self.format = fmt
+        self.meta = meta
+        self.objects = objects
+        self.slices = slices
+        self.fs = fs
+
+    async def close(self) -> None:
+        await self.meta.close()
+        await self.slices.close()
+        await self.objects.close()
+
+
+def open_objects(fmt: Format, *, storage: str | None = None, bucket: str | None = None, **limits: float) -> ObjectStore:
+    """The object store of a volume, with the overrides that a user gives for a moved volume."""
+    plain = fmt.with_plain_secrets()
+    kind = storage or fmt.storage
+    return open_store(
+        kind,
+        normalise_bucket(kind, bucket) if bucket else fmt.bucket,
+        volume=fmt.name,
+        access_key=plain.access_key,
+        secret_key=plain.secret_key,
+        session_token=plain.session_token,
+        shards=fmt.shards,
+        encrypt_key_pem=plain.encrypt_key,
+        encrypt_algo=fmt.encrypt_algo,
+        upload_limit_mbps=limits.get("upload_limit", 0) or fmt.upload_limit,
+        download_limit_mbps=limits.get("download_limit", 0) or fmt.download_limit,
+    )
+
+
+async def open_volume(
+    meta_url: str,
+    *,
+    read_only: bool = False,
+    session: bool = True,
+    jobs: bool = True,
+    mount_point: str = "sdk",
+    heartbeat_s: int = HEARTBEAT_S,
+    storage: str | None = None,
+    bucket: str | None = None,
+    cache_dir: str | None = None,
+    cache_size: int = 0,
+    buffer_size: int = DEFAULT_BUFFER,
+    max_uploads: int = 20,
+    max_downloads: int = 200,
+    get_timeout_s: float = 60,
+    put_timeout_s: float = 60,
+    io_retries: int = 10,
+    upload_limit: float = 0,
+    download_limit: float = 0,
+    link_root: bytes = b"",
+    umask: int = 0,
+) -> Volume:
+    """Connect to a volume that exists. VolumeError, ConfigError or MetaError say what is wrong and what to do.
+
+    session: register this client (gc and similar tools don't). cache_dir: disk cache; cache_size in bytes, 0 = none.
+    buffer_size: memory budget in bytes for everything. Bandwidth limits in Mbit/s.
+    """
+    store = open_record_store(meta_url)
+    await store.open()
+    try:
+        fmt = await require_format(store, shown(meta_url))
+        objects = open_objects(
+            fmt, storage=storage, bucket=bucket, upload_limit=upload_limit, download_limit=download_limit
+        )
+        meta = Meta(store, fmt, read_only=read_only)
+        cache: BlockCache | None = None
+        if cache_dir and cache_size:
+            cache = DiskCache(
+                _cache_folders(cache_dir), fmt.uuid, CacheLimits(size=cache_size), hash_prefix=fmt.hash_prefix
+            )
+        slices = BlockSliceStore(
+            objects,
+            block_size=fmt.block_size,
+            compression=fmt.compression,
+            hash_prefix=fmt.hash_prefix,
+            new_slice_id=meta.slice_ids.take,
+            cache=cache,
+            memory_budget=buffer_size,
+            max_uploads=max_uploads,
+            max_downloads=max_downloads,
+            get_timeout_s=get_timeout_s,
+            put_timeout_s=put_timeout_s,
+            retries=io_retries,
+        )
+        await slices.start()
+        if not read_only:
+            meta.remove_slice = slices.remove
+            meta.on_deleted = meta.delete_data_soon
+            meta.on_freed = meta.delete_slices_soon
+        if session:
+            await meta.new_session(mount_point, heartbeat_s=heartbeat_s)
+            if jobs and not read_only:
+                meta.start_jobs()
+        else:
+            await meta.reload_usage()
+    except BaseException:
+        await store.close()
+        raise
+    return Volume(fmt, meta, objects, slices, FileSystem(meta, slices, link_root=link_root, umask=umask))
+
+
+def _cache_folders(text: str) -> list[str]:
+    """`--cache-dir` lists folders separated by `:` (or `,`), with wildcards expanded once (data-path §5.1)."""
+    found: list[str] = []
+    for part in text.split(":" if ":" in text else ","):
+        found += sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+    return [folder for folder in found if folder]
+
+
+async def format_volume(meta_url: str, fmt: Format, *, force: bool = False, no_update: bool = False) -> Format:
+    """Create a volume, or change the settings of an existing one; returns what is stored now.
+
+    Proves the object store first (put, get, compare, delete) and refuses a prefix that holds objects already.
+    JFS_NO_CHECK_OBJECT_STORAGE skips both.
+    """
+    store = open_record_store(meta_url)
+    await store.open()
+    try:
+        old = await load_format(store)
+        if old is not None:
+            if no_update:
+                return old
+            fmt = fmt if force else fmt.replacing(old)
+        fmt.validate()
+        objects = open_objects(fmt)
+        try:
+            check = not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE")
+            if check:
+                await prove(objects)
+            if old is None or force:
+                if check and not force:
+                    await _require_empty(objects, fmt)
+                try:
+                    await objects.put(UUID_OBJECT, fmt.uuid.encode())
+                except ObjectError as e:
+                    raise VolumeError(f"the volume's id can't be written to {fmt.storage} {fmt.bucket}: {e}") from e
+            try:
+                stored = fmt.with_encrypted_secrets()
+                await init_format(store, stored, time.time_ns())
+            except BaseException:
+                if old is None:
+                    await objects.delete(UUID_OBJECT)
+                raise
+            return stored
+        finally:
+            await objects.close()
+    finally:
+        await store.close()
+
+
+async def _require_empty(objects: ObjectStore, fmt: Format) -> None:
+    async for info in objects.list():
+        if info.size > 0 and not info.key.endswith("/") and not info.key.startswith("testing"):
+            raise VolumeError(
+                f"{fmt.storage} {fmt.bucket} already holds objects under {fmt.name}/ ({info.key}); choose another name"
+                " or bucket, or empty it, or use --force if the data there may be mixed up"
+            )
+
+
+def volume_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that `open_volume` takes, without the ones that weren't given."""
+    known = open_volume.__kwdefaults__ or {}
+    return {name: value for name, value in options.items() if name in known and value is not None}
