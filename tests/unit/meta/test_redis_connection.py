@@ -261,6 +261,26 @@ async def test_more_than_the_queue_holds_waits_its_turn(server: RedisServer, mon
         assert most <= 64
 
 
+async def test_large_values_do_not_pile_up_in_memory(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "MAX_QUEUED_BYTES", 200_000)
+    async with opened(server.url(6)) as store:
+        await store.wipe()
+        most = 0
+
+        async def one(i: int) -> None:
+            nonlocal most
+            task = asyncio.ensure_future(store.commit([], [(PUT, k.xattr(i, b"user.a"), bytes(60_000))]))
+            await asyncio.sleep(0)
+            wire = store._connection._wire
+            assert wire is not None
+            most = max(most, sum(map(len, wire._out)))
+            await task
+
+        await asyncio.gather(*[one(i) for i in range(300)])
+        assert len([key async for key, _ in store.scan(k.XATTR)]) == 300
+        assert 60_000 < most < 300_000
+
+
 async def test_cancelled_callers_do_not_shift_the_answers(server: RedisServer) -> None:
     async with opened(server.url(7)) as store:
         await store.commit([], [(PUT, k.symlink(i), b"%d" % i) for i in range(100)])

@@ -17,6 +17,7 @@ import hiredis
 from hiredis import Reader, ReplyError
 
 MAX_PENDING: Final = 8192  # commands without an answer; 8192 of about 1 KB keep a server busy for 0.1 s or more
+MAX_QUEUED_BYTES: Final = 8 << 20  # packed commands of one turn; xattrs and chunk lists can be 60 KB each
 _MORE: Final = object()
 
 #: One command as bytes; takes str, bytes, int and float. (The library's own annotation knows one-element tuples only.)
@@ -54,6 +55,7 @@ class Wire(asyncio.Protocol):
         self._reader = Reader(notEnoughData=_MORE)
         self._pending: deque[asyncio.Future[Any] | _Batch] = deque()
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
@@ -85,7 +87,8 @@ class Wire(asyncio.Protocol):
             # Runs after every task that is ready now, so all they ask for leaves together.
             self._loop.call_soon(self._flush)
         self._out.append(packed)
-        if len(pending) >= MAX_PENDING:
+        self._out_bytes += len(packed)
+        if len(pending) >= MAX_PENDING or self._out_bytes >= MAX_QUEUED_BYTES:
             self.full = True
         return future
 
@@ -94,7 +97,10 @@ class Wire(asyncio.Protocol):
         if out and self._transport is not None and not self.closed:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
+            self._out_bytes = 0
             self._transport.write(data)
+            if self.full and not self._paused_at and len(self._pending) < MAX_PENDING:
+                self._make_room()
 
     async def room(self) -> None:
         """Wait until `full` is over or the connection is lost."""
