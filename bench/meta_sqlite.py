@@ -92,7 +92,7 @@ async def main() -> None:
         names = [b"file-%d" % i for i in range(2, min(ino, 20000))]
         attr_keys = [k.node(i) for i in range(2, min(ino, 20000))]
 
-        async def measure(label: str, call, per_call: int = 1) -> None:  # type: ignore[no-untyped-def]
+        async def measure(label: str, call) -> None:  # type: ignore[no-untyped-def]
             count, start = 0, time.perf_counter()
             while time.perf_counter() - start < min(1.0, args.seconds):
                 for _ in range(50):
@@ -102,11 +102,16 @@ async def main() -> None:
             print(f"{label}: {count / took:9,.0f}/s  {took / count * 1e6:7.1f} us each")
 
         size = len(names)
+
+        def name(i: int) -> bytes:
+            return names[i * 7919 % size]
+
+        three = k.node(1), k.dirstat(1)
         await measure("read one node          ", lambda i: store.read(attr_keys[i * 7919 % size]))
-        await measure("read one entry         ", lambda i: store.read(k.entry(1, names[i * 7919 % size])))
-        await measure("read node, entry, stat ", lambda i: store.read(k.node(1), k.entry(1, names[i % size]), k.dirstat(1)))
-        await measure("resolve one name       ", lambda i: store.resolve(1, [names[i * 7919 % size]]))
-        await measure("resolve, xattrs, chunk ", lambda i: store.resolve(1, [names[i * 7919 % size]], xattrs=True, chunk=True))
+        await measure("read one entry         ", lambda i: store.read(k.entry(1, name(i))))
+        await measure("read node, entry, stat ", lambda i: store.read(*three, k.entry(1, name(i))))
+        await measure("resolve one name       ", lambda i: store.resolve(1, [name(i)]))
+        await measure("resolve, xattrs, chunk ", lambda i: store.resolve(1, [name(i)], xattrs=True, chunk=True))
         await measure("list 1000              ", lambda i: store.list_entries(1, names[i % 10]))
         await measure("list 1000 with attrs   ", lambda i: store.list_entries(1, names[i % 10], attrs=True))
         await store.close()
