@@ -232,7 +232,7 @@ class CacheDir:
 
     def scan(self) -> None:
         """Bring the index in line with the files; remove temporary files and empty folders older than a minute."""
-        before = self.index.keys()
+        before = self.index.blocks()
         found: set[BlockId] = set()
         self._scan_folder(self._raw, found)
         if self._stop.is_set():

@@ -51,7 +51,7 @@ class CacheIndex:
     def find(self, block: BlockId) -> Entry | None:
         return self._entries.get(block)
 
-    def keys(self) -> set[BlockId]:
+    def blocks(self) -> set[BlockId]:
         with self._lock:
             return set(self._entries)
 

@@ -61,7 +61,11 @@ class MemoryCache(BlockCache):
             self._shrink(self.used + cost - self.capacity)
         # Others' need goes first: a cache takes what is free and makes nobody shrink but itself.
         if self._budget is not None and not self._budget.try_charge(cost, reclaim=False):
-            return False
+            if not self._evicts or self.used < cost:
+                return False
+            self._shrink(cost)
+            if not self._budget.try_charge(cost, reclaim=False):
+                return False
         self._blocks[block] = data
         self.used += cost
         return True

@@ -106,7 +106,9 @@ class BlockSliceStore:
         """Start a slice. Waits while the memory budget is used up. size_hint: expected length, saves memory if it is
         less than a block; the slice may become longer."""
         buffer = await self.pool.acquire(first_buffer_size(size_hint, self.block_size))
-        return BlockSliceWriter(self._transfer, self.pool, self._new_slice_id, buffer, self._block_stored)
+        return BlockSliceWriter(
+            self._transfer, self.pool, self._new_slice_id, buffer, self._block_stored, self.reader.forget
+        )
 
     async def pack(self, data: Buffer) -> Piece:
         return await self._packer.pack(data)

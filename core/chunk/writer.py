@@ -34,6 +34,7 @@ class BlockSliceWriter:
     """A `SliceWriter`; made by `BlockSliceStore.writer`. One task at a time may use it.
 
     on_stored: told about each block that is stored, with its bytes (valid only during the call).
+    on_deleted: told about each block that was uploaded in vain.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class BlockSliceWriter:
         new_slice_id: NewSliceId,
         buffer: bytearray,
         on_stored: Callable[[BlockId, memoryview], None],
+        on_deleted: Callable[[BlockId], None],
     ) -> None:
         self.length = 0
         self._transfer = transfer
         self._pool = pool
         self._new_slice_id = new_slice_id
         self._on_stored = on_stored
+        self._on_deleted = on_deleted
         self._block_size = pool.block_size
         self._id = 0
         self._buffer: bytearray | None = buffer
@@ -122,6 +125,7 @@ class BlockSliceWriter:
             lengths[-1] = self.length - (self._sent - 1) * self._block_size
             lengths[-1] = min(lengths[-1], self._block_size)
         for index, length in enumerate(lengths):
+            self._on_deleted((self._id, index, length))
             try:
                 await self._transfer.delete((self._id, index, length))
             except ObjectError as e:
