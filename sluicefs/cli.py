@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -114,7 +115,7 @@ cli = Tree(
 )  # fmt: skip
 
 
-def command(name: str, **rest: Any) -> Any:
+def command(name: str, **rest: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Decorator of a command's function."""
     rest.setdefault("short_help", COMMANDS[name][1])
     return click.command(name, cls=Command, **rest)

@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,7 +24,13 @@ from sluicefs.output import settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Parsed(click.ParamType):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # generic only in newer versions of click
+    _ParamType = click.ParamType
+
+
+class _Parsed(_ParamType):
     """A value type made of a parser that raises ConfigError."""
 
     def __init__(self, name: str, parser: Callable[[str], Any]) -> None:
@@ -41,7 +47,7 @@ class _Parsed(click.ParamType):
             self.fail(str(error).partition(": ")[2] or str(error), param, ctx)
 
 
-def size(unit: int = 1) -> click.ParamType:
+def size(unit: int = 1) -> _ParamType:
     return _Parsed("size", lambda text: parse_size(text, unit))
 
 
@@ -49,7 +55,7 @@ DURATION = _Parsed("duration", parse_duration)
 BANDWIDTH = _Parsed("Mbps", parse_bandwidth)
 
 
-class _AddressType(click.ParamType):
+class _AddressType(_ParamType):
     name = "address"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
@@ -91,14 +97,42 @@ store_override = chain(
     option("--bucket", metavar="URL", help="Bucket or folder to use instead of the volume's own."),
 )
 
-#: Caches and transfers of one client.
+#: Caches and transfers of one client; `volume_options` gives them to `open_volume`.
 client_options = chain(
     store_override,
-    option("--cache-dir", metavar="PATH", help="Folder for cached blocks; `memory` keeps them in RAM only."),
-    option("--cache-size", type=size(1 << 20), help="Space for cached blocks (MiB without a suffix)."),
-    option("--buffer-size", type=size(1 << 20), default="300M", help="Memory for reading and writing."),
+    option("--cache-dir", metavar="PATH", help="Folders for cached blocks, separated by colons (default: RAM only)."),
+    option("--cache-size", type=size(1 << 20), default="100G", help="Space in them (MiB without a suffix)."),
+    option("--buffer-size", type=size(1 << 20), default="300M", help="Memory for reading and writing (MiB)."),
+    option("--max-uploads", type=click.IntRange(1), default=20, help="Uploads at the same time."),
+    option("--max-downloads", type=click.IntRange(1), default=200, help="Downloads at the same time."),
+    option("--get-timeout", type=DURATION, default="60s", help="For one download."),
+    option("--put-timeout", type=DURATION, default="60s", help="For one upload."),
+    option("--io-retries", type=click.IntRange(0), default=10, help="Before a read or write fails."),
+    option("--upload-limit", type=BANDWIDTH, help="Mbps; 0 is none (default: the volume's)."),
+    option("--download-limit", type=BANDWIDTH, help="Mbps; 0 is none (default: the volume's)."),
+    option("--heartbeat", type=DURATION, default="12s", help="How often this client reports; 1s to 10m."),
+    option("--no-bgjob", is_flag=True, help="No background work from this client."),
     option("--read-only", is_flag=True, help="Refuse every change."),
 )
+
+#: Option -> parameter of `open_volume`, where the names differ.
+_RENAMED = {"get_timeout": "get_timeout_s", "put_timeout": "put_timeout_s"}
+
+
+def volume_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What `client_options` collected, in the words of `open_volume`."""
+    found = {_RENAMED.get(name, name): value for name, value in options.items() if value is not None}
+    if "no_bgjob" in found:
+        found["jobs"] = not found.pop("no_bgjob")
+    if "heartbeat" in found:
+        seconds = found.pop("heartbeat")
+        if not 1 <= seconds <= 600:
+            raise ConfigError("--heartbeat: it must be between 1s and 10m")
+        found["heartbeat_s"] = round(seconds)
+    if found.get("cache_dir") in (None, "memory"):
+        found.pop("cache_dir", None)
+        found.pop("cache_size", None)
+    return found
 
 
 def read_credentials(access_key: str | None) -> dict[str, str]:

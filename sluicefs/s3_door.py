@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import click
+import msgspec
 
 from core.config import Address
 from core.errors import ConfigError
@@ -24,7 +25,8 @@ from gateways.s3.config import S3Config
 from gateways.s3.http import Application
 from gateways.s3.server import Limits
 from gateways.s3.workers import Options, Worker, serve
-from sluicefs.options import DURATION, chain, option, size
+from sluicefs.options import DURATION, chain, option, size, volume_options
+from sluicefs.setting_access import metadata
 from sluicefs.volume import opened
 
 #: `keep-etag`, `object-tag` and `object-meta` are opt-in in JuiceFS and on here.
@@ -73,7 +75,7 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     """Options of a command: (of the S3 rules, of the server, of the volume)."""
     rules = {name: options.pop(name) for name in (*_CONFIG, *_OTHER)}
     server = {name: options.pop(name) for name in _SERVER}
-    return rules, server, options
+    return rules, server, volume_options(options)
 
 
 def run_s3(
@@ -94,10 +96,8 @@ def run_s3(
 
     @asynccontextmanager
     async def build_app(worker: Worker) -> AsyncIterator[Application]:
-        async with opened(meta_url, label=server["mountpoint"], **client) as volume:
+        async with opened(meta_url, mount_point=server["mountpoint"], **client) as volume:
             name, encrypted = volume.format.name, volume.format.encrypted
-            import msgspec
-
             own = msgspec.structs.replace(config, volume_name=name, encrypted_volume=encrypted)
 
             async def probe() -> bool:
@@ -142,7 +142,7 @@ def require_volume(meta_url: str) -> str:
     """The volume's name; fails with a clear error before any process is forked or port opened."""
 
     async def look() -> str:
-        async with opened(meta_url, read_only=True, session=False) as volume:
-            return volume.format.name
+        async with metadata(meta_url) as meta:
+            return meta.format.name
 
     return asyncio.run(look())

@@ -5,26 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from core.volume import Volume, open_volume
-
 from core.errors import ConfigError
 from core.meta.records import Attr
+from core.volume import Volume, open_volume
 
 T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end on uvloop where it is installed."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
         import uvloop
 
         factory = uvloop.new_event_loop
-    except ImportError:  # not on every platform; asyncio's own loop does the same, slower
-        factory = asyncio.new_event_loop
+    except ImportError:
+        pass  # not on every platform; asyncio's own loop does the same, slower
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from core.volume import Volume
 
 from core.chunk.api import FileRange
-from core.errors import ConfigError, FsError
+from core.errors import ConfigError, FsError, MetaError
 from core.meta.records import SYMLINK
 from core.vfs.filesystem import Found, ImplicitDirs
+from core.volume import Volume
 from sluicefs.cli import command
-from sluicefs.options import client_options, meta_argument
+from sluicefs.options import client_options, meta_argument, volume_options
 from sluicefs.output import attended, note, show, text_of
 from sluicefs.volume import inner_path, join, opened, run
 
@@ -53,7 +53,7 @@ def cp_command(meta_url: str, paths: tuple[str, ...], recursive: bool, preserve:
     sources, target = paths[:-1], paths[-1]
     if not target.startswith(":") and not all(source.startswith(":") for source in sources):
         raise ConfigError("both sides are local; put a colon in front of the path inside the volume, such as :/docs")
-    run(_cp(meta_url, list(sources), target, recursive, preserve, client))
+    run(_cp(meta_url, list(sources), target, recursive, preserve, volume_options(client)))
 
 
 async def _cp(
@@ -131,21 +131,25 @@ class _Copy:
     async def _upload(self, file: BinaryIO, target: bytes, info: os.stat_result | None) -> None:
         writer = self.fs.new_content(info.st_size if info else None)
         try:
-            while True:
-                room = writer.buffer()
-                count = await asyncio.to_thread(file.readinto, room[:_READ])  # type: ignore[attr-defined]
-                if not count:
-                    break
+            await writer.open()
+            while count := await asyncio.to_thread(_read_into, file, writer.buffer()):
                 self.tick(count)
                 await writer.advance(count)
             content = await writer.finish()
-            keep = info if self.preserve else None
+        except BaseException:
+            await writer.abort()
+            raise
+        keep = info if self.preserve else None
+        try:
             await self.fs.publish(
                 target, content, mode=stat.S_IMODE(keep.st_mode) if keep else 0o644,
                 mtime_ns=keep.st_mtime_ns if keep else None, parents=ImplicitDirs(0o755),
             )  # fmt: skip
-        except BaseException:
-            await writer.abort()
+        except FsError as error:
+            # Refused for certain. After a lost connection or an interrupt nobody knows whether the commit took
+            # place, and the file may be there; what isn't used is left to `sluice gc`.
+            if not isinstance(error, MetaError):
+                await writer.abort()
             raise
         self.files += 1
         self.bytes += content.length
@@ -269,6 +273,11 @@ class _Copy:
             self.tick(size)
             self.bytes += size
         self.files += 1
+
+
+def _read_into(file: BinaryIO, room: memoryview) -> int:
+    count: int = file.readinto(room[:_READ])  # type: ignore[attr-defined]
+    return count
 
 
 def _copy_range(piece: FileRange, file: BinaryIO) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -42,8 +43,6 @@ def gateway_command(meta_url: str, address: Address, no_banner: bool, **options:
         text = f"volume {name} is served at {endpoint}\n  aws --endpoint-url {endpoint} s3 ls"
         show(document, text)
         # Whoever started this and reads a pipe wants to know now.
-        import sys
-
         sys.stdout.flush()
 
     return run_s3(meta_url, address, credential, rules, server, client, ready)

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
-from core.volume import Volume
 
 from core.chunk.naming import parse_block_key
 from core.config import format_size, parse_duration
@@ -24,8 +23,9 @@ from core.errors import ObjectError
 from core.meta import keys as k
 from core.meta.records import decode_slices
 from core.object.api import ObjectInfo
+from core.volume import Volume
 from sluicefs.cli import command
-from sluicefs.options import meta_argument, store_override
+from sluicefs.options import meta_argument, store_override, volume_options
 from sluicefs.output import note, report_error, settings, show, table
 from sluicefs.volume import opened, run
 
@@ -37,7 +37,7 @@ from sluicefs.volume import opened, run
 def gc_command(meta_url: str, delete: bool, **client: Any) -> int:
     """Find objects that no file uses. Nothing is changed without --delete. JFS_GC_SKIPPEDTIME (3600): seconds for
     which a new object is left alone."""
-    return run(_gc(meta_url, delete, client))
+    return run(_gc(meta_url, delete, volume_options(client)))
 
 
 async def _gc(meta_url: str, delete: bool, client: dict[str, Any]) -> int:

@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from core.volume import Volume
 
 from core.chunk.naming import block_key, block_length
 from core.chunk.slices import pieces_for
 from core.config import format_size
 from core.errors import ConfigError, FsError
 from core.meta.records import CHUNK_SIZE, ROOT, Attr, node_space
+from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument
 from sluicefs.output import report_error, settings, show, table, text_of
@@ -44,7 +44,7 @@ async def _info(meta_url: str, paths: tuple[str, ...], by_inode: bool, recursive
                     found = await volume.fs.lookup(inner_path(text), follow=False)
                     document = await _describe(volume, text, found.ino, found.attr, recursive, raw)
             except FsError as error:
-                failed += report_error(f"{text}: {error.strerror}", error)
+                failed += report_error(str(error.strerror), error)
                 continue
             documents.append(document)
             if not settings.json:

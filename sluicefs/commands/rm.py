@@ -10,7 +10,7 @@ import click
 from core.errors import ConfigError, FsError
 from sluicefs.cli import command
 from sluicefs.options import meta_argument
-from sluicefs.output import note, report_error, show, text_of
+from sluicefs.output import note, report_error, show
 from sluicefs.volume import inner_path, opened, run
 
 
@@ -42,7 +42,7 @@ async def _rm(meta_url: str, paths: list[bytes], recursive: bool, force: bool, s
                 if force and error.errno == errno.ENOENT:
                     continue
                 hint = "; -r removes folders" if error.errno == errno.EISDIR else ""
-                failed += report_error(f"{text_of(path)}: {error.strerror}{hint}", error)
+                failed += report_error(f"{error.strerror}{hint}", error)
     note(f"removed {removed}")
     show({"removed": removed, "failed": failed}, "")
     return 1 if failed else 0

@@ -6,14 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from core.volume import Volume
 
 from core.errors import ConfigError
 from core.meta import keys as k
+from core.meta.meta import Meta
 from sluicefs.cli import command
 from sluicefs.options import meta_argument
 from sluicefs.output import show
-from sluicefs.volume import opened, run
+from sluicefs.setting_access import metadata
+from sluicefs.volume import run
 
 
 @command("status")
@@ -25,13 +26,13 @@ def status_command(meta_url: str, sid: int | None) -> None:
 
 
 async def _status(meta_url: str, sid: int | None) -> dict[str, Any]:
-    async with opened(meta_url, read_only=True, session=False) as volume:
+    async with metadata(meta_url) as meta:
         if sid is not None:
-            return await _one_session(volume, sid)
-        stat = await volume.meta.statfs()
+            return await _one_session(meta, sid)
+        stat = await meta.statfs()
         return {
-            "Setting": volume.format.redacted().to_dict(),
-            "Sessions": await volume.meta.sessions(),
+            "Setting": meta.format.redacted().to_dict(),
+            "Sessions": await meta.sessions(),
             "Stat": {
                 "UsedSpace": stat.used,
                 "AvailableSpace": stat.available,
@@ -41,13 +42,13 @@ async def _status(meta_url: str, sid: int | None) -> dict[str, Any]:
         }
 
 
-async def _one_session(volume: Volume, sid: int) -> dict[str, Any]:
-    for session in await volume.meta.sessions():
+async def _one_session(meta: Meta, sid: int) -> dict[str, Any]:
+    for session in await meta.sessions():
         if session["Sid"] == sid:
             break
     else:
         raise ConfigError(f"there is no client {sid}; `sluice status META-URL` lists them")
-    store = volume.meta.store
+    store = meta.store
     sustained = [key[2] async for key, _ in store.scan(k.SUSTAINED, sid)]
     flocks = [
         {"Inode": key[1], "Owner": owner, "Ltype": kind}
