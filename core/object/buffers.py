@@ -38,7 +38,7 @@ def total(data: Buffer | Sequence[Buffer]) -> int:
 
 def joined(data: Buffer | Sequence[Buffer]) -> Buffer:
     """One contiguous buffer; copies only if there are several parts."""
-    if isinstance(data, bytes | bytearray | memoryview):
+    if isinstance(data, bytes | bytearray):
         return data
     parts = views(data)
     return parts[0] if len(parts) == 1 else b"".join(parts)

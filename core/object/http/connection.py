@@ -9,6 +9,8 @@ after each, so a transport never holds a copy of a block. Source: RFC 9112; asyn
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import cast
 
 from core.object.buffers import Views
@@ -109,8 +111,16 @@ class Connection(asyncio.BufferedProtocol):
             self._drained = None
 
     def abort(self) -> None:
+        """Close with a reset, not with an orderly end: versitygw 1.8 took the latter, in the middle of a PUT, for the
+        end of the body and stored the short object."""
         self.usable = False
         if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None:
+                try:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                except OSError:
+                    pass  # closed already
             self._transport.abort()
 
     # ---- called by the transport

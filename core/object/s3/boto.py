@@ -119,7 +119,16 @@ class BotoStore(ObjectStore):
     async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         extra = {"Metadata": {"crc32c": str(crc32c(views(data)))}} if self._checksum else {}
         body = bytes(joined(data))
-        await self._call("put", key, lambda c: c.put_object(Bucket=self.address.bucket, Key=key, Body=body, **extra))
+        bucket = self.address.bucket
+        call = self._call("put", key, lambda c: c.put_object(Bucket=bucket, Key=key, Body=body, **extra))
+        task = asyncio.ensure_future(call)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # aiohttp ends a cancelled upload in an orderly way, which some servers take for the end of the body: a
+            # short object would be stored. So the request runs to its end (its own time-outs bound it).
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
         clip(0, start, length)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The S3 store keeps the object-store contract on two servers and through two clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+
+from core.object.api import ObjectStore
+from core.object.open import open_store
+from core.object.prefix import PrefixStore
+from tests.conformance.objectstore.suite import ObjectStoreSuite
+from tests.servers import moto, versitygw
+from tests.servers.process import missing
+
+
+@pytest.fixture(scope="module")
+def versity() -> Iterator[str]:
+    with versitygw.versitygw("--keep-alive") as server:
+        yield versitygw.endpoint(server)
+
+
+@pytest.fixture(scope="module")
+def moto_server() -> Iterator[str]:
+    with moto.moto() as server:
+        yield moto.endpoint(server)
+
+
+async def opened(endpoint: str, query: str = "") -> ObjectStore:
+    url = f"{endpoint}/sluice-{uuid4().hex[:12]}{query}"
+    store = open_store("s3", url, volume="vol", access_key=versitygw.ACCESS_KEY, secret_key=versitygw.SECRET_KEY)
+    await store.create()
+    return store
+
+
+class TestVersityGW(ObjectStoreSuite):
+    # Files under folders, like our own store: some names can't be both.
+    @pytest.fixture
+    async def store(self, versity: str) -> AsyncIterator[ObjectStore]:
+        store = await opened(versity)
+        yield store
+        await store.close()
+
+
+class TestMoto(ObjectStoreSuite):
+    @pytest.fixture
+    async def store(self, moto_server: str) -> AsyncIterator[ObjectStore]:
+        store = await opened(moto_server)
+        yield store
+        await store.close()
+
+
+class TestThroughAioboto3(ObjectStoreSuite):
+    @pytest.fixture
+    async def store(self, versity: str) -> AsyncIterator[ObjectStore]:
+        try:
+            import aioboto3  # noqa: F401
+        except ImportError:
+            missing("aioboto3", "pip install aioboto3")
+        store = await opened(versity, "?client=aioboto3")
+        assert isinstance(store, PrefixStore)
+        yield store
+        await store.close()
