@@ -23,17 +23,24 @@ _ESCAPES[0] = "\ufffd"
 _ESCAPES[0x7F] = "&#x7F;"
 _ESCAPES[0xFFFE] = _ESCAPES[0xFFFF] = "\ufffd"
 
+_CONTROLS = bytes(c for c in _ESCAPES if c < 0x20 or c == 0x7F)
 _SPECIAL = bytes(c for c in _ESCAPES if c < 0x80)
 
 
 def escape(text: str) -> str:
     """Text that is safe as XML character data and as an attribute value."""
-    if text.isascii():
-        raw = text.encode("ascii")
-        # One C pass decides; ordinary keys need no more than that.
-        return text if len(raw.translate(None, _SPECIAL)) == len(raw) else text.translate(_ESCAPES)
-    # Lone surrogates stand for file names that aren't UTF-8; they can't be written in XML as they are.
-    return text.translate(_ESCAPES).encode("utf-8", "replace").decode()
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        # Lone surrogates stand for file names that aren't UTF-8; they can't be written in XML as they are.
+        return text.translate(_ESCAPES).encode("utf-8", "replace").decode()
+    # One C pass decides; ordinary keys need no more than that. EF BF begins U+FFFE and U+FFFF.
+    if len(raw.translate(None, _SPECIAL)) == len(raw) and (text.isascii() or b"\xef\xbf" not in raw):
+        return text
+    if len(raw.translate(None, _CONTROLS)) == len(raw) and b"\xef\xbf" not in raw:
+        # Markup alone: four passes in C beat one in Python.
+        return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return text.translate(_ESCAPES)
 
 
 def url_encode(raw: bytes) -> str:

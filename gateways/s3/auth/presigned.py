@@ -7,7 +7,7 @@ Source: spec s3 §5.3 (parameters, expiry), §5.2 (computation), §20 (what SDKs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from gateways.s3.auth import clock, sigv4
 from gateways.s3.auth.credentials import Credentials, check_session_token, require_credential
@@ -28,11 +28,12 @@ _COVERED_BY_PAYLOAD_LINE = frozenset({"x-amz-content-sha256"})
 
 def _parameters(query: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, encoding="latin-1"):
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
         if name in _OWN:
             if name in found:
                 raise S3Error(_CODE, f"The query parameter {name} may be given only once.")
-            found[name] = value
+            found[name] = unquote(value.replace("+", " "), "latin-1") if "%" in value or "+" in value else value
     if not all(found.get(name) for name in _REQUIRED):
         raise S3Error(_CODE, f"Query-string authentication version 4 requires the {', '.join(_REQUIRED)} parameters.")
     return found
@@ -134,8 +135,12 @@ def hoisted_headers(query: str) -> dict[str, str]:
     """
     if "x-amz-" not in query and "X-Amz-" not in query:
         return {}
-    return {
-        name.lower(): value
-        for name, value in parse_qsl(query, keep_blank_values=True, encoding="latin-1")
-        if name not in _OWN and name[:6].lower() == "x-amz-"
-    }
+    found = {}
+    for name, value in parse_qsl(query, keep_blank_values=True, encoding="latin-1"):
+        lower = name.lower()
+        if name in _OWN or not lower.startswith("x-amz-"):
+            continue
+        if any(c in value for c in "\r\n\0"):  # no HTTP header could have brought these
+            raise S3Error("InvalidArgument", "A header in the query can't contain CR, LF or NUL.")
+        found[lower] = value
+    return found

@@ -414,6 +414,8 @@ def test_hoisted_headers_are_the_unsigned_looking_rest_of_a_presigned_query():
     query = "X-Amz-Date=1&x-amz-meta-Color=a%20b&X-Amz-Acl=private&x-id=PutObject&X-Amz-Signature=s"
     assert hoisted_headers(query) == {"x-amz-meta-color": "a b", "x-amz-acl": "private"}
     assert hoisted_headers("prefix=a") == {}
+    for evil in ("a%0D%0Ab", "a%00"):
+        assert code_of(hoisted_headers, f"x-amz-meta-a={evil}") == (400, "InvalidArgument")
 
 
 def test_canonical_query():
