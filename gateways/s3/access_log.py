@@ -21,7 +21,7 @@ from collections.abc import Callable
 from core.errors import ConfigError
 from gateways.s3.http import Request, Response
 
-log = logging.getLogger("sluicefs.s3.access")
+log = logging.getLogger("sluice.s3.access")
 
 #: Flush at once beyond this; the server's tick does it once per second otherwise.
 FLUSH_BYTES = 64 * 1024

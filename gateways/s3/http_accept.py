@@ -15,7 +15,7 @@ import mmap
 import socket
 from collections.abc import Callable
 
-log = logging.getLogger("sluicefs.s3.accept")
+log = logging.getLogger("sluice.s3.accept")
 
 #: How long a busier worker steps aside: a few handlers' time, far below what a client notices at connect.
 STEP_ASIDE_S = 0.002
@@ -23,6 +23,8 @@ STEP_ASIDE_S = 0.002
 _ABSENT = 2**62
 #: Pause after running out of descriptors, instead of spinning on a socket that stays readable.
 _EXHAUSTED_S = 0.1
+#: Bound of what is taken from the queue at the end.
+_LAST_ACCEPTS = 1024
 
 
 class Shares:
@@ -70,20 +72,21 @@ class FairListener:
         self._loop.add_reader(self._sock, self._readable)
         self._accept()
 
-    def _accept(self) -> None:
-        """One per loop turn: the next one is somebody else's turn perhaps."""
+    def _accept(self) -> bool:
+        """One per loop turn: the next one is somebody else's turn perhaps. False: there was none."""
         try:
             connection, _ = self._sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            return False
         except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
             log.error("can't accept connections: %s; raise the limit of open files (ulimit -n)", error)
             if self._timer is None:
                 self._pause(_EXHAUSTED_S)
-            return
+            return False
         connection.setblocking(False)
         self._counts[self._worker] += 1
         self._take(connection)
+        return True
 
     def update(self, connections: int) -> None:
         """The worker has so many connections now."""
@@ -91,7 +94,10 @@ class FairListener:
             self._counts[self._worker] = connections
 
     def close(self) -> None:
-        """Stop accepting. The socket stays open for the others."""
+        """Stop accepting, but take what waits: it connected to a gateway that was up. The socket stays open for others."""
+        for _ in range(_LAST_ACCEPTS):
+            if not self._accept():
+                break
         if self._timer is not None:
             self._timer.cancel()
         else:

@@ -28,7 +28,7 @@ from gateways.s3.http_write import BrokenAnswer, Plan, plan, send
 if TYPE_CHECKING:
     from gateways.s3.server import Server
 
-log = logging.getLogger("sluicefs.s3.http")
+log = logging.getLogger("sluice.s3.http")
 
 #: A body up to this size is collected before the handler starts (unless the client waits for 100 Continue): reading
 #: it then never suspends. Clients that send head and body in two segments would pay a task switch otherwise.
@@ -358,8 +358,10 @@ class Connection(TransportSink):
                 if self._lost:
                     return
                 self._pump(inside=True)
-        except (BrokenAnswer, ConnectionError) as error:
-            log.warning("answer to %s aborted: %s", self.peer or "a client", error)
+        except BrokenAnswer as error:
+            log.error("answer to %s cut off: %s", self.peer or "a client", error)
+        except ConnectionError as error:
+            log.info("answer to %s cut off: %s", self.peer or "a client", error)
         except asyncio.CancelledError:
             # The peer is gone, or the server stops; 499 is what nginx logs for it.
             if self._busy and self._response is None:

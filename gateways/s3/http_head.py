@@ -124,6 +124,8 @@ def parse_head(data: bytes) -> Head:
     # Request line + one line per header + the empty line; otherwise a header was repeated.
     if data.count(b"\r\n") != len(headers) + 2:
         headers = _parse_repeated(data)
+    if b" \r\n" in data or b"\t\r\n" in data:  # llhttp leaves blanks at the end of values
+        headers = {name: value.rstrip(" \t") for name, value in headers.items()}
 
     line_end = data.find(b"\r\n")
     version = data[line_end - 8 : line_end]
@@ -181,7 +183,9 @@ def _feed(parser: httptools.HttpRequestParser, data: bytes) -> None:
     except httptools.HttpParserUpgrade:
         pass  # `Upgrade: h2c` (Java) and the like are an offer, which we ignore; CONNECT fails by its target
     except httptools.HttpParserInvalidMethodError:
-        raise BadRequest("The method is unknown.", status=405, code="MethodNotAllowed") from None
+        if data.partition(b" ")[0].isalpha():
+            raise BadRequest("The method is unknown.", status=405, code="MethodNotAllowed") from None
+        raise BadRequest("This is not HTTP; is the client using TLS on a port without it?") from None
     except httptools.HttpParserError as error:
         if isinstance(error.__context__, BadRequest):
             raise error.__context__ from None

@@ -34,8 +34,9 @@ class TransportSink(asyncio.Protocol):
 
     def _attach(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)
         self.secure = transport.get_extra_info("sslcontext") is not None
+        # TLS transports compare with >=, so 0 would pause them for good; what they took is copied (encrypted) anyway.
+        transport.set_write_buffer_limits(high=1 if self.secure else 0)
 
     # ---- transport callbacks
 

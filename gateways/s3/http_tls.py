@@ -14,7 +14,7 @@ import ssl
 
 from core.errors import ConfigError
 
-log = logging.getLogger("sluicefs.s3.tls")
+log = logging.getLogger("sluice.s3.tls")
 
 
 class ReloadingContext:

@@ -10,6 +10,7 @@ Source: RFC 9112 sections 6 and 7, RFC 9110 sections 8.6, 15.3.5 and 15.4.5; spe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import time
@@ -254,8 +255,11 @@ async def _sendfile(sink: Sink, fd: int, part: FileRange) -> None:
             try:
                 reached = await asyncio.shield(job)
             except asyncio.CancelledError:
-                # The thread still uses both descriptors; it returns within POLL_MS of a full socket.
-                await asyncio.wait([job])
+                # The thread still uses both descriptors; it returns soon, and nobody asks for its result any more.
+                while not job.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([job])
+                job.exception()
                 raise
             if reached < end:
                 if reached < 0:

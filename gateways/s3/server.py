@@ -30,7 +30,11 @@ from gateways.s3.http_connection import Connection
 from gateways.s3.http_head import BadRequest
 from gateways.s3.http_tls import ReloadingContext
 
-log = logging.getLogger("sluicefs.s3.server")
+log = logging.getLogger("sluice.s3.server")
+
+#: How long connections stay readable after accepting ended. A client sees a connection that closes under its request
+#: as an error; a moment is enough for what is on its way on a local network.
+_LAST_CALL_S = 0.1
 
 #: After each answer: request, response, body bytes sent, seconds since the head was complete, and whether it went out
 #: completely. status 499: the client left before there was an answer.
@@ -148,6 +152,9 @@ class Server:
             self._listener.close()
         if self._fair is not None:
             self._fair.close()
+        if grace_s > 0:
+            # Requests that are in the socket buffers already were sent to a server that was up: let them be read.
+            await asyncio.sleep(min(_LAST_CALL_S, grace_s))
         for connection in list(self._connections):
             connection.stop()
         deadline = self.loop.time() + grace_s

@@ -37,7 +37,7 @@ from gateways.s3.metrics import Metrics, WorkerMetrics
 from gateways.s3.server import Limits, Server, bind
 from gateways.s3.server_aiohttp import AiohttpServer
 
-log = logging.getLogger("sluicefs.s3.workers")
+log = logging.getLogger("sluice.s3.workers")
 
 #: A worker that lived longer than this failed by accident and is replaced at once; others wait longer each time.
 _STABLE_S = 10.0
