@@ -34,7 +34,7 @@ class BlockSliceWriter:
     """A `SliceWriter`; made by `BlockSliceStore.writer`. One task at a time may use it.
 
     on_stored: told about each block that is stored, with its bytes (valid only during the call).
-    on_deleted: told about each block that was uploaded in vain.
+    on_deleted: told about each block that was uploaded in vain. max_in_flight: blocks of this slice on their way.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class BlockSliceWriter:
         buffer: bytearray,
         on_stored: Callable[[BlockId, memoryview], None],
         on_deleted: Callable[[BlockId], None],
+        max_in_flight: int,
     ) -> None:
         self.length = 0
         self._transfer = transfer
@@ -52,6 +53,7 @@ class BlockSliceWriter:
         self._new_slice_id = new_slice_id
         self._on_stored = on_stored
         self._on_deleted = on_deleted
+        self._max_in_flight = max_in_flight
         self._block_size = pool.block_size
         self._id = 0
         self._buffer: bytearray | None = buffer
@@ -135,6 +137,10 @@ class BlockSliceWriter:
 
     async def _send(self) -> None:
         """Hand the current buffer to an upload task; afterwards there is none."""
+        while len(self._tasks) >= self._max_in_flight:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._error is not None:
+                self._raise()
         if not self._id:
             self._id = await self._new_slice_id()
         assert self._buffer is not None

@@ -114,6 +114,18 @@ async def test_uploads_are_limited() -> None:
     assert store.objects.most["put"] == 3
 
 
+async def test_a_writer_does_not_run_far_ahead_of_a_local_disk() -> None:
+    objects = FaultyStore()
+    objects.features = objects.features._replace(local_path=True)
+    objects.gates["put"] = asyncio.Event()
+    store = make_store(objects)
+    task = asyncio.create_task(write(store, noise(20 * BLOCK), step=BLOCK))
+    await settle(200)
+    assert objects.running["put"] == 4 and store.budget.used <= 5 * BLOCK
+    objects.gates.pop("put").set()
+    await task
+
+
 async def test_a_failed_put_is_tried_again_with_growing_pauses() -> None:
     clock = NoWait()
     store = make_store(clock=clock)
