@@ -162,7 +162,9 @@ def url_password(url: str) -> str | None:
 def without_password(url: str) -> str:
     """The same URL with the password taken out (`user@host`); whoever opens it reads META_PASSWORD."""
     head, password, rest = _split_password(url)
-    return f"{head}@{rest}" if password else url
+    if not password:
+        return url
+    return f"{head}@{rest}" if head and not head.endswith("://") else f"{head}{rest}"
 
 
 def mask_url(url: str) -> str:

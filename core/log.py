@@ -2,7 +2,7 @@
 """Logging: one line per event on stderr, as text for people or JSON for machines; secrets never get through.
 
 Call `setup` once in a process that owns its log (a command, a worker); everybody else takes
-`logging.getLogger("sluice.<area>")`. Structured fields go into `extra={"fields": {...}}`.
+`logging.getLogger("sluice.<area>")` or its module's name. Structured fields go into `extra={"fields": {...}}`.
 Source: cli §1.5 (form of the line), §1.1 (levels).
 """
 
@@ -125,7 +125,7 @@ def setup(
     stream: TextIO | None = None,
     path: str | None = None,
     colour: bool | None = None,
-    loggers: Iterable[str] = ("sluice", "sluicefs"),
+    loggers: Iterable[str] = ("sluice", "sluicefs", "core", "gateways"),
 ) -> logging.Handler:
     """Send our loggers to stderr or to a file; replaces what an earlier call set up. Returns the handler."""
     number = LEVELS[level.lower()] if isinstance(level, str) else level

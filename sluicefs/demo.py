@@ -16,7 +16,7 @@ from core.errors import ConfigError
 from core.meta.format import new_format
 
 NAME = "demo"
-_LETTERS = string.ascii_uppercase + string.digits
+_LETTERS = string.ascii_letters + string.digits
 
 
 class Demo(NamedTuple):
@@ -41,8 +41,9 @@ def _write_private(path: Path, text: str) -> None:
 def _keys(path: Path) -> tuple[str, str]:
     """The keys of an earlier run, or new ones."""
     if not path.exists():
-        access = "DEMO" + "".join(secrets.choice(_LETTERS) for _ in range(16))
-        secret = secrets.token_urlsafe(30)
+        # Letters and digits only: they are pasted into shells, and no client mistakes them for an option.
+        access = "DEMO" + "".join(secrets.choice(_LETTERS.upper()) for _ in range(16))
+        secret = "".join(secrets.choice(_LETTERS) for _ in range(40))
         _write_private(path, f"AWS_ACCESS_KEY_ID={access}\nAWS_SECRET_ACCESS_KEY={secret}\n")
     values = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
     try:

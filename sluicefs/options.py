@@ -191,7 +191,8 @@ def global_options() -> list[click.Option]:
     return [
         made("--output", callback=_set("output"), type=click.Choice(["text", "json"]), envvar="SLUICE_OUTPUT",
              help="Form of what is printed."),
-        made("--config", callback=_load_file, metavar="FILE", envvar="SLUICE_CONFIG", help="Read options from a file."),
+        made("--config", "config_file", callback=_load_file, metavar="FILE", envvar="SLUICE_CONFIG",
+             help="Read options from a file."),
         made("-v", "--verbose", "--debug", callback=_set("level", "debug"), is_flag=True,
              help="Log more; show tracebacks."),
         made("--trace", callback=_set("level", "trace"), is_flag=True, help="Log everything."),

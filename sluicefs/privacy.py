@@ -14,8 +14,9 @@ import sys
 
 #: Options whose value is a secret, and the variable that may hold it instead.
 _OPTIONS = {"--secret-key": "SECRET_KEY", "--session-token": "SESSION_TOKEN"}
-# A metadata address with a password: SCHEME://user:password@… or, for Redis, without a scheme.
-_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?[^:@/?#\s]*:[^?\s]+@[^@\s]+", re.IGNORECASE)
+# A metadata address with a password: SCHEME://user:password@… or, for Redis, without a scheme. Without one, a slash
+# makes it a path, such as `:/dir/a:b@c` of `cp`.
+_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^:@/?#\s]*:[^?\s]+|[^:@/?#\s]*:[^?/\s]+)@[^@\s]+", re.IGNORECASE)
 
 
 def strip_secrets(arguments: list[str]) -> tuple[list[str], dict[str, str]]:

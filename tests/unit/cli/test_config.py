@@ -97,7 +97,7 @@ def test_a_metadata_address_without_scheme_is_redis() -> None:
 @pytest.mark.parametrize(
     "url, password, bare, shown",
     [
-        ("redis://:p%40ss@h:1/0", "p@ss", "redis://@h:1/0", "redis://:****@h:1/0"),
+        ("redis://:p%40ss@h:1/0", "p@ss", "redis://h:1/0", "redis://:****@h:1/0"),
         ("redis://u:p@ss@h:1/0", "p@ss", "redis://u@h:1/0", "redis://u:****@h:1/0"),
         ("mysql://u:pw@(h:3306)/db", "pw", "mysql://u@(h:3306)/db", "mysql://u:****@(h:3306)/db"),
         ("u:pw@h:1/0", "pw", "u@h:1/0", "u:****@h:1/0"),
