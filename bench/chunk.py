@@ -153,9 +153,10 @@ async def write() -> None:
     async def slices(store: BlockSliceStore) -> None:
         for _ in range(4):
             writer = await store.writer()
-            for _ in range(1024):
+            for i in range(1024):
                 view = writer.buffer()[: 64 << 10]
-                view[:] = source[: len(view)]
+                at = i % 64 << 16  # walk through the block: 64 KiB again and again would be easy to compress
+                view[:] = source[at : at + len(view)]
                 await writer.advance(len(view))
             await store.remove((piece := await writer.finish()).id, piece.size)
 
