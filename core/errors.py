@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from typing import Any
 
 
 class SluiceError(Exception):
@@ -45,7 +46,16 @@ class MetaError(FsError):
 
 
 class Conflict(SluiceError):
-    """What a transaction read has changed before its commit; internal to `RecordStore.transact`."""
+    """What a transaction read has changed before its commit; internal to `RecordStore.transact`.
+
+    key: which record, where the store can tell. found: for an entry that was expected to be missing, what is there:
+    (Entry, Attr or None), so that the next try needs no reading.
+    """
+
+    def __init__(self, message: str, key: Any = None, found: Any = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.found = found
 
 
 class ObjectError(SluiceError):

@@ -200,8 +200,9 @@ class RecordStore(ABC):
 
     async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `body` until its commit succeeds; at most 50 times, with growing random pauses."""
+        lost: Conflict | None = None
         for attempt in range(MAX_TRIES):
-            tx = Tx(self, attempt)
+            tx = Tx(self, attempt, lost)
             result = await body(tx)
             if not tx.writes:
                 return result
@@ -210,7 +211,8 @@ class RecordStore(ABC):
                 for effect in tx.after:
                     effect()
                 return result
-            except Conflict:
+            except Conflict as conflict:
+                lost = conflict
                 # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out.
                 await asyncio.sleep(random.randrange((attempt + 1) ** 2) / 1000)  # noqa: S311
         raise MetaError(f"{self.name}: transaction lost {MAX_TRIES} races; too much contention", retryable=True)
@@ -222,10 +224,11 @@ class Tx:
     A body must not depend on its own writes, may run several times, and decides only upon what it read or expects.
     """
 
-    __slots__ = ("after", "attempt", "checks", "outcome", "store", "writes")
+    __slots__ = ("after", "attempt", "checks", "lost", "outcome", "store", "writes")
 
-    def __init__(self, store: RecordStore, attempt: int = 0) -> None:
+    def __init__(self, store: RecordStore, attempt: int = 0, lost: Conflict | None = None) -> None:
         self.store = store
+        self.lost = lost  # why the try before this one failed
         self.attempt = attempt  # 0 first; a body may expect optimistically first and read when it lost
         self.checks: list[Check] = []
         self.writes: list[Write] = []

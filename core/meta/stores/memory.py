@@ -142,10 +142,11 @@ class MemoryStore(RecordStore):
         for mode, key, seen in checks:
             now = self._get(key)
             if (now != seen) if mode == EXACT else not same_identity(now, seen):
-                raise Conflict(str(key))
+                found = (now, self._get(k.node(now.ino))) if key[0] == k.ENTRY and now is not None else None
+                raise Conflict(str(key), key, found)
         for op, key, _ in writes:
             if op == PATCH and key not in self._records:
-                raise Conflict(str(key))
+                raise Conflict(str(key), key)
         outcome = Outcome([], [])
         for op, key, value in writes:
             self._apply(op, key, value, outcome)

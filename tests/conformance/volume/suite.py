@@ -514,6 +514,41 @@ class VolumeSuite:
         assert [s.attr.nlink for s in found.steps] == [3, 3, 2, 1]
         assert await meta.listxattr(found.steps[1].entry.ino) == [b"s3-ext"]
 
+    async def test_publish_into_a_known_directory_takes_one_trip(self, meta: Meta) -> None:
+        await meta.mkdir(ROOT, b"d")
+        await meta.publish(ROOT, [b"d", b"first"], self.content(9000, 10))
+        with meta.store.round_trips() as n:
+            new = await meta.publish(ROOT, [b"d", b"f"], self.content(9001, 10))
+        assert n.count == 1
+        with meta.store.round_trips() as n:
+            over = await meta.publish(ROOT, [b"d", b"f"], self.content(9002, 20))
+        assert n.count <= 5  # the first use of the trash makes its directory
+        assert over.replaced and (await meta.getattr(new.ino)).in_trash
+        with meta.store.round_trips() as n:
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9003, 30))
+        assert n.count == 2
+
+    async def test_publish_notices_that_a_known_path_leads_elsewhere_now(self, meta: Meta) -> None:
+        """Another client moved the directory away and made a new one of the same name."""
+        other = Meta(meta.store, meta.format, clock_ns=meta.clock_ns)
+        await meta.mkdir(ROOT, b"d")
+        await meta.publish(ROOT, [b"d", b"warm"], self.content(9000, 10))
+        await other.rename(ROOT, b"d", ROOT, b"old")
+        with pytest.raises(FsError) as e:
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9001, 10))
+        assert e.value.errno == errno.ENOENT
+        new, _ = await other.mkdir(ROOT, b"d")
+        made = await meta.publish(ROOT, [b"d", b"f"], self.content(9001, 10))
+        assert made.attr.parent == new
+        await other.setattr(new, {"mode": 0o2755, "gid": 9})
+        made = await meta.publish(ROOT, [b"d", b"g"], self.content(9004, 10))
+        assert made.attr.gid == 9
+        await other.setattr(new, {"flags": 1})
+        with pytest.raises(FsError) as e:
+            await meta.publish(ROOT, [b"d", b"h"], self.content(9005, 10))
+        assert e.value.errno == errno.EPERM
+        await other.setattr(new, {"flags": 0})
+
     async def test_publish_replaces_and_trashes(self, meta: Meta) -> None:
         old = await meta.publish(ROOT, [b"f"], self.content(9001, 10))
         new = await meta.publish(ROOT, [b"f"], self.content(9002, 20))

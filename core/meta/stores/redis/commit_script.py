@@ -11,7 +11,8 @@ number. After the first write the server itself refuses no more (memory, read-on
 Lua numbers are doubles: inodes, slice ids and times pass through as bytes or decimal text, never as numbers. Only
 link counts, seconds of zset scores and the sign of a reference count are looked at as numbers.
 
-Replies: 1 done; -n operation n (checks first, then writes) conflicts; {freed fields, directories without statistics}.
+Replies: 1 done; -n operation n (checks first, then writes) conflicts; {-n, entry, attribute} an entry that was
+expected to be missing is there; {freed fields, directories without statistics}.
 Source: format §2 (attribute layout), §3.4, §4.3–4.8.
 """
 
@@ -56,8 +57,16 @@ for i = 1, #checks do
     end
   elseif op == 'N' then
     a = a + 1
-    ok = call('HEXISTS', key, A[a]) == 0
+    local there = call('HGET', key, A[a])
     typed[key] = true
+    if there then
+      -- An entry where none was expected: say what it is, the next try needs it.
+      if #there == 9 and sub(key, 1, #P + 1) == P .. 'd' then
+        return {-i, there, call('GET', P .. 'i' .. ino(there))}
+      end
+    else
+      ok = true
+    end
   elseif op == 'H' then
     a = a + 2
     ok = call('HGET', key, A[a - 1]) == A[a]

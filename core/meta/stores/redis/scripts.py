@@ -48,7 +48,7 @@ local function ino(raw)
 end
 """
 
-COMMIT: Final = Script(_COMMIT)
+COMMIT: Final = Script(_DECIMAL + _COMMIT)
 
 #: ARGV: prefix, first inode, "x" and "c" flags, names. Reply: attribute, {entry, attribute, …}, xattrs, chunk 0.
 RESOLVE: Final = Script(

@@ -260,7 +260,12 @@ class RedisStore(RecordStore):
         if reply == 1:
             return NOTHING
         if isinstance(reply, int):
-            raise Conflict(str(program.key_of(-reply, checks, writes)))
+            key = program.key_of(-reply, checks, writes)
+            raise Conflict(str(key), key)
+        if isinstance(reply[0], int):
+            key = program.key_of(-reply[0], checks, writes)
+            node = self._attr(key, reply[2]) if len(reply) > 2 else None
+            raise Conflict(str(key), key, (self._entry(key, reply[1]), node))
         freed, bare = reply
         return Outcome([_slice_of(field) for field in freed], [int(ino) for ino in bare])
 

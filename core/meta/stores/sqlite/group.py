@@ -141,7 +141,9 @@ class Group:
         try:
             self._execute(self._texts.insert_entry, (key[1], key[2], value[0], value[1]))
         except sqlite3.IntegrityError:
-            raise Conflict(str(key)) from None
+            entry = self._reader.get(key)
+            found = None if entry is None else (entry, self._reader.get(k.node(entry.ino)))
+            raise Conflict(str(key), key, found) from None
 
     def _put_node(self, key: Key, value: Attr) -> None:
         self._identities.pop(key[1], None)
