@@ -94,7 +94,7 @@ class FairListener:
             self._counts[self._worker] = connections
 
     def close(self) -> None:
-        """Stop accepting, but take what waits: it connected to a gateway that was up. The socket stays open for others."""
+        """Stop accepting, but take what waits: it connected to a gateway that was up. Others keep the socket."""
         for _ in range(_LAST_ACCEPTS):
             if not self._accept():
                 break
