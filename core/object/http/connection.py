@@ -127,7 +127,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
-        self._transport.set_write_buffer_limits(high=0)
+        # Not high=0: over TLS asyncio then pauses with an empty buffer and never resumes.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self.usable = True
 
     def pause_writing(self) -> None:

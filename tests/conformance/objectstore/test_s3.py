@@ -36,7 +36,8 @@ async def opened(endpoint: str, query: str = "") -> ObjectStore:
 
 
 class TestVersityGW(ObjectStoreSuite):
-    # Files under folders, like our own store: some names can't be both.
+    loops = "both"
+
     @pytest.fixture
     async def store(self, versity: str) -> AsyncIterator[ObjectStore]:
         store = await opened(versity)
