@@ -108,7 +108,7 @@ cli = Tree(
     params=[
         *global_options(),
         click.Option(
-            ["-V", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
+            ["-V", "--version", "show_version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
             help="Show the version and exit.",
         ),
     ],

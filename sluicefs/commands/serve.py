@@ -134,6 +134,6 @@ Paste this into another terminal:
   mc alias set demo {endpoint} {demo.access_key} {demo.secret_key}
   mc cp README.md demo/pictures/
 
-  rclone copy README.md :s3,provider=Other,env_auth,endpoint="{endpoint}":pictures
+  rclone copy --s3-provider Other --s3-env-auth --s3-endpoint {endpoint} README.md :s3:pictures
 
 Ctrl-C stops it."""
