@@ -25,6 +25,7 @@ from core.chunk.buffers import MemoryBudget
 from core.chunk.naming import BlockId
 from core.chunk.transfer import Transfer
 from core.errors import FsError, ObjectError
+from core.failpoints import point
 from core.object.api import Buffer
 
 log = logging.getLogger("sluice.chunk")
@@ -124,7 +125,9 @@ class Packer:
         try:
             slice_id = await self._new_slice_id()
             block = (slice_id, 0, size)
+            await point("pack.before-put")
             await self._transfer.put(block, await self._transfer.encode(data))
+            await point("pack.stored")
         finally:
             self._budget.release(size)
         live = [m for m in members if not m.stored.done()]

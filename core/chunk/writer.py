@@ -19,6 +19,7 @@ from core.chunk.buffers import BufferPool
 from core.chunk.naming import BlockId
 from core.chunk.transfer import BlockError, Transfer
 from core.errors import FsError, ObjectError
+from core.failpoints import point
 from core.meta.records import CHUNK_SIZE
 from core.object.api import Buffer
 
@@ -157,6 +158,7 @@ class BlockSliceWriter:
         assert buffer is not None
         view = memoryview(buffer)[: block[2]]
         payload = await self._transfer.encode(view)
+        await point("block.before-put")
         if payload is view:
             upload.clean = await self._transfer.put(block, payload, self._failed)
             self._on_stored(block, view)
@@ -168,6 +170,7 @@ class BlockSliceWriter:
             upload.buffer = None
             self._pool.release(buffer)
             await self._transfer.put(block, payload, self._failed)
+        await point("block.stored")
 
     def _uploaded(self, upload: _Upload, task: asyncio.Task[None]) -> None:
         """A callback, because a task that is cancelled before its first step never reaches a `finally`."""

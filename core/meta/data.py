@@ -15,6 +15,7 @@ import msgspec
 
 from core.chunk.slices import truncate_records
 from core.errors import FsError, MetaError
+from core.failpoints import point
 from core.meta import keys as k
 from core.meta.base import WRITE
 from core.meta.caller import ROOT_CALLER, Caller
@@ -101,9 +102,11 @@ class Data(Inodes):
                 if s.id:
                     tx.put_new(k.sliceref(s.id, s.size), refs[at] if refs else 1)
             await self.charge_length(tx, ino, attr, new.length)
+            await point("write.before-commit")
             return tx, new
 
         tx, attr = await self.store.transact(body)
+        await point("write.committed")
         self.after_commit(tx)
         return attr
 
@@ -176,9 +179,11 @@ class Data(Inodes):
     async def delete_data(self, ino: int, length: int) -> None:
         """Chunks, then objects of unused slices, then the record: whatever stops this, a later run goes on."""
         count = (1 << 31) if self.store.caps.enumerate_chunks else chunk_count(length)
+        await point("delete.before-chunks")
         (chunks,) = await self.store.read(k.chunks(ino, count))
         for index in chunks:
             await self.delete_chunk(ino, index)
+        await point("delete.before-record")
         await self.store.commit([], [(DELETE, k.delfile(ino, length), None)])
 
     async def delete_chunk(self, ino: int, index: int) -> None:
@@ -192,6 +197,7 @@ class Data(Inodes):
             return tx
 
         tx = await self.store.transact(body)
+        await point("delete.chunk-gone")
         for slice_id, size in tx.outcome.freed:
             await self.delete_slice(slice_id, size)
 
@@ -200,6 +206,7 @@ class Data(Inodes):
         if self.remove_slice is None:
             return
         await self.remove_slice(slice_id, size)
+        await point("delete.objects-gone")
         await self.store.commit([], [(DELETE, k.sliceref(slice_id, size), None)])
 
     def delete_slices_soon(self, freed: Sequence[tuple[int, int]]) -> None:

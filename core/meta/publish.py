@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from core.errors import Conflict, FsError
+from core.failpoints import point
 from core.meta import keys as k
 from core.meta.base import show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
@@ -176,9 +177,11 @@ class Publish(Data):
                 tx.put(k.xattr(ino, name), value)
             if content is not None:
                 await self._bind(tx, ino, content)
+            await point("publish.before-commit")
             return tx, Published(ino, attr, replaced)
 
         tx, published = await self.store.transact(body)
+        await point("publish.committed")
         self.after_commit(tx)
         return published
 

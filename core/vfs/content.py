@@ -14,6 +14,7 @@ from typing import Final
 from core.chunk.api import FileRange, Piece, SliceStore, SliceWriter
 from core.chunk.slices import pieces_for
 from core.errors import FsError
+from core.failpoints import point
 from core.meta.meta import Meta
 from core.meta.publish import Content
 from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Slice
@@ -104,6 +105,7 @@ class ContentWriter:
         if self._small is not None:
             piece = await self._slices.pack(memoryview(self._small)[: self.length])
             self._done = content_of_piece(piece)
+            await point("content.finished")
             return self._done
         while self._finishing:
             self._pieces.append(await self._finishing.popleft())
@@ -118,6 +120,7 @@ class ContentWriter:
             {i: [Slice(0, p.id, p.size, p.off, p.length)] for i, p in enumerate(self._pieces)},
             fresh=tuple((p.id, p.size, p.refs) for p in self._pieces),
         )
+        await point("content.finished")
         return self._done
 
     async def abort(self) -> None:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults by name: `await point("publish.before-commit")` does nothing in production and what a test says otherwise.
+
+Armed by the environment when the process starts (workers inherit it), or by `arm` inside a test:
+
+    SLUICE_FAILPOINTS="publish.before-commit=kill:3;pack.stored=delay(0.5);delete.objects-gone=raise"
+
+Each part is `name=action`, with `:n` for the n-th call of that name in this process only (`:n+`: from the n-th on;
+without it: every call). Actions: `kill` (SIGKILL to this process, no clean-up of any kind), `raise` (an EIO that names
+the point), `delay(seconds)`. A name that isn't in `POINTS` is an error, so that a test can't silently miss its mark.
+Design: §9 (faults by name). No IO and no clock in the unarmed case: one test of a module global.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import signal
+from typing import Final, NamedTuple
+
+from core.errors import ConfigError, FsError
+
+ENVIRONMENT: Final = "SLUICE_FAILPOINTS"
+
+#: Every point there is and what has happened when it is reached. Tests run through this table.
+POINTS: Final[dict[str, str]] = {
+    "block.before-put": "a block of a slice is full, nothing of it is stored",
+    "block.stored": "a block of a slice is stored, its slice is not finished",
+    "pack.before-put": "a pack has its members and its id, nothing is stored",
+    "pack.stored": "a pack is stored, its members don't know yet",
+    "content.finished": "all bytes of a body are stored and bound to no name",
+    "publish.before-commit": "a publish has decided what to write and not committed it",
+    "publish.committed": "a publish is committed, nobody was told",
+    "write.before-commit": "slices of an existing file are stored and not committed",
+    "write.committed": "slices of an existing file are committed, nobody was told",
+    "delete.before-chunks": "a file is removed, its delfile record stands, no chunk is gone yet",
+    "delete.chunk-gone": "a chunk record is gone and its slices are uncounted, their objects are there",
+    "delete.objects-gone": "the objects of a slice are gone, its count record is there",
+    "delete.before-record": "all data of a removed file is gone, its delfile record is there",
+}
+
+_PART = re.compile(r"([a-z.-]+)=(kill|raise|delay\(([0-9.]+)\))(?::([1-9][0-9]*)(\+?))?")
+
+
+class _Plan(NamedTuple):
+    action: str
+    delay_s: float
+    first: int  # number of the call it acts on; 0: every call
+    onwards: bool
+
+
+_plans: dict[str, _Plan] = {}
+_calls: dict[str, int] = {}
+_armed = False
+
+
+async def point(name: str) -> None:
+    """A place where a test may stop, fail or end this process."""
+    if _armed:
+        await _reached(name)
+
+
+def arm(text: str) -> None:
+    """Replace what is armed; "" disarms everything. Counts of calls start anew. Raises ConfigError."""
+    global _armed
+    plans: dict[str, _Plan] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"{ENVIRONMENT}: {part!r} isn't of the form name=kill|raise|delay(seconds)[:n|:n+]")
+        if match[1] not in POINTS:
+            raise ConfigError(f"{ENVIRONMENT}: there is no failpoint {match[1]!r}; there are {', '.join(POINTS)}")
+        plans[match[1]] = _Plan(
+            match[2].partition("(")[0], float(match[3] or 0), int(match[4] or 0), not match[4] or bool(match[5])
+        )
+    _plans.clear()
+    _calls.clear()
+    _plans.update(plans)
+    _armed = bool(plans)
+
+
+def calls(name: str) -> int:
+    """How often an armed process has come by a point since `arm`."""
+    return _calls.get(name, 0)
+
+
+async def _reached(name: str) -> None:
+    _calls[name] = count = _calls.get(name, 0) + 1
+    plan = _plans.get(name)
+    if plan is None or (count < plan.first if plan.onwards else count != plan.first):
+        return
+    if plan.action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif plan.action == "raise":
+        raise FsError(errno.EIO, f"failpoint {name}")
+    else:
+        await asyncio.sleep(plan.delay_s)
+
+
+arm(os.environ.get(ENVIRONMENT, ""))
