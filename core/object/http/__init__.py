@@ -2,7 +2,7 @@
 """A lean HTTP/1.1 client for whole objects: bodies are received straight into their final buffer.
 
 `codec` is sans-IO, `connection` one exchange at a time over asyncio, `client` keeps and renews connections. It knows
-nothing of S3. Why our own: measured against four libraries, see bench/object.py and docs/decisions.
+nothing of S3. Why our own: measured against four libraries, see bench/object.py.
 """
 
 from core.object.http.client import Client

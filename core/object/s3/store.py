@@ -197,10 +197,11 @@ class S3Store(ObjectStore):
         corrected: set[str] = set()
         while True:
             who = await self._provider.current()
+            region, skew_s = self.address.region, self._skew_s
             answer = await self._send(method, key, query or {}, headers or {}, parts or [], size, who)
             if answer.status < 300 or answer.status in (404, 416):
                 return answer
-            why = await self._correct(answer)
+            why = await self._correct(answer, region, skew_s, who)
             if not why or why in corrected:
                 return answer
             corrected.add(why)
@@ -227,24 +228,29 @@ class S3Store(ObjectStore):
             what = f"{method} {key!r}" if key else method
             raise ObjectError(f"{self.name}: {what} failed: {_reason(error)}") from error
 
-    async def _correct(self, answer: Response) -> str:
-        """Adapt to what a refusal reveals; returns what was changed, or ""."""
+    async def _correct(self, answer: Response, region: str, skew_s: float, who: Credentials | None) -> str:
+        """Adapt to what the refusal of a request (made with region, skew_s, who) reveals; returns what, or "".
+
+        Requests under way at the same time are refused together: whoever comes second finds the correction made.
+        """
         refusal = parse_refusal(answer.status, answer.headers, answer.body)
-        if refusal.region and refusal.region != self.address.region and answer.status in (301, 307, 400, 403):
+        if refusal.region and refusal.region != region and answer.status in (301, 307, 400, 403):
             if re.fullmatch(r"[a-z0-9-]{2,40}", refusal.region):
-                self._use(in_region(self.address, refusal.region))
+                if refusal.region != self.address.region:
+                    before = self._client
+                    self._use(in_region(self.address, refusal.region))
+                    await before.close()
                 return "region"
         elif answer.status == 403:
             date = http_time(answer.headers.get("date", ""))
             skew = date - time.time()
-            if date and abs(skew - self._skew_s) > SKEW_S:
+            if date and abs(skew - skew_s) > SKEW_S:
                 self._skew_s = skew
                 return "clock"
-        if refusal.code in EXPIRED_CODES:
-            before = await self._provider.current()
-            if await self._provider.current(renew=True) != before:
-                return "keys"
-        return ""
+        if refusal.code not in EXPIRED_CODES:
+            return ""
+        renewed = await self._provider.current() != who or await self._provider.current(renew=True) != who
+        return "keys" if renewed else ""
 
     # ---- answers
 

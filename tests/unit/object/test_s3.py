@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 
@@ -245,6 +246,35 @@ async def test_the_region_is_learnt_once() -> None:
     async with serving(lambda head: wrong) as port:
         with pytest.raises(ObjectError, match="check the region"):
             await opened(port).get("k")
+
+
+async def test_many_requests_refused_together_are_corrected_together() -> None:
+    expired, old_date = refusal("ExpiredToken"), f"Date: {formatdate(time.time() + 7200, usegmt=True)}"
+    skewed = answer("403 Forbidden", refusal("RequestTimeTooSkewed"), old_date)
+    wrong = answer("301 Moved", refusal("PermanentRedirect"), "x-amz-bucket-region: eu-south-1")
+
+    class Renewing:
+        keys = Credentials("OLD", "S")
+
+        async def current(self, *, renew: bool = False) -> Credentials | None:
+            if renew:
+                self.keys = Credentials("NEW", "S")
+            return self.keys
+
+    hour = time.strftime("%Y%m%dT%H", time.gmtime())
+
+    def script(head: bytes) -> bytes:
+        if b"/eu-south-1/" not in head:
+            return wrong
+        if f"x-amz-date: {hour}".encode() in head:
+            return skewed
+        return answer("200 OK", b"ok") if b"Credential=NEW/" in head else answer("400 Bad", expired)
+
+    async with serving(script) as port:
+        store = S3Store(parse_bucket("s3", f"http://127.0.0.1:{port}/b"), Renewing())
+        found = await asyncio.gather(*(store.get(f"k{i}") for i in range(20)))
+        assert [bytes(data) for data in found] == [b"ok"] * 20
+        await store.close()
 
 
 async def test_a_wrong_clock_is_corrected_from_the_servers_date() -> None:
