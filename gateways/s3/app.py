@@ -99,6 +99,10 @@ class S3Application(Application):
             if error.status >= 500 and code != "NotImplemented":
                 _log_failure(call, error, e)
             response = self._failure(call, error, e)
+        if request.body.length == 0 and "expect" in request.headers:
+            # botocore keeps the status of a final answer that came instead of "100 Continue" for the next request of
+            # the connection, too; a server that sends no 100 for empty bodies has to end the connection.
+            response.close = True
         response.headers.append(("x-amz-request-id", request_id))
         response.headers.append(("x-amz-id-2", _HOST_ID))
         if self.observe is not None:

@@ -240,14 +240,16 @@ def _check_parts(service: Service, listed: list[CompletedPart], found: list[Part
     """Every part that was named must be there as it was named, and big enough."""
     parts: list[Part] = []
     minimum = service.config.min_part_bytes
-    for at, (asked, part) in enumerate(zip(listed, found, strict=True)):
+    for asked, part in zip(listed, found, strict=True):
         if part is None or part.etag != asked.etag:
             raise S3Error("InvalidPart", extra=(("PartNumber", str(asked.number)), ("ETag", asked.etag)))
         for name, value in asked.checksums.items():
             have = part.checksums.get(name)
             if have is not None and have != value:
                 raise S3Error("InvalidPart", extra=(("PartNumber", str(asked.number)),))
-        if part.size < minimum and at + 1 < len(listed):
+        parts.append(part)
+    for asked, part in zip(listed[:-1], parts, strict=False):
+        if part.size < minimum:
             raise S3Error(
                 "EntityTooSmall",
                 extra=(
@@ -255,7 +257,6 @@ def _check_parts(service: Service, listed: list[CompletedPart], found: list[Part
                     ("PartNumber", str(asked.number)), ("ETag", asked.etag),
                 ),
             )  # fmt: skip
-        parts.append(part)
     return parts
 
 

@@ -90,6 +90,8 @@ class FakeFileSystem(FileSystem):
     # -- helpers -------------------------------------------------------------------------------------------------
 
     def _store(self, data: bytes) -> Content:
+        if not data:
+            return Content(0, {})
         ident = self.next_slice
         self.next_slice += 1
         self.slices[ident] = data
