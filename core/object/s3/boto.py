@@ -105,6 +105,8 @@ class BotoStore(ObjectStore):
             code, status = found.get("Code", ""), error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status == 404 and code in ("404", "NoSuchKey", "NotFound") and action in ("get", "head"):
                 raise ObjectNotFound(f"{self.name}: no object {key!r}") from None
+            if status == 416 and action == "get":
+                return None  # the object ends before the range
             advice = ADVICE.get(code, "")
             raise ObjectError(
                 f"{self.name}: {action} of {key!r} was refused with {status} {code}: "
@@ -143,12 +145,10 @@ class BotoStore(ObjectStore):
             async with answer["Body"] as body:
                 return answer, await body.read()
 
-        try:
-            answer, data = await self._call("get", key, run)
-        except ObjectError as error:
-            if "416" in str(error):
-                return b""
-            raise
+        found = await self._call("get", key, run)
+        if found is None:
+            return b""
+        answer, data = found
         if len(data) != answer["ContentLength"]:
             raise ObjectError(f"{self.name}: get of {key!r}: {len(data)} of {answer['ContentLength']} bytes came")
         text = answer.get("Metadata", {}).get("crc32c", "")
