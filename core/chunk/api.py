@@ -72,8 +72,8 @@ class SliceStore(Protocol):
 
     block_size: int
 
-    async def writer(self) -> SliceWriter:
-        """Start a slice."""
+    async def writer(self, size_hint: int | None = None) -> SliceWriter:
+        """Start a slice. size_hint: expected length, saves memory if it is less than a block."""
         ...
 
     async def pack(self, data: Buffer) -> Piece:
@@ -94,6 +94,10 @@ class SliceStore(Protocol):
 
     def local_range(self, slice_id: int, size: int, off: int, length: int) -> FileRange | None:
         """Where the range lies in one local file byte for byte (file store, verified cache), or None."""
+        ...
+
+    async def forget(self, piece: Piece) -> None:
+        """A piece that will never be committed: its objects are deleted unless others share them (gc does that)."""
         ...
 
     async def remove(self, slice_id: int, size: int) -> None:

@@ -131,7 +131,7 @@ class Jobs(Sessions):
             return tx
 
         self.after_commit(await self.store.transact(body))
-        self._hour = (b"", 0)
+        self._hour = (-1, 0)
 
     async def remove_children(self, ino: int, *, skip_trash: bool = True) -> int:
         """Everything below a directory, the directory itself stays; returns how many entries went."""

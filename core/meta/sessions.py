@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from core.errors import FsError, VolumeError
@@ -57,6 +58,7 @@ class Sessions(Publish):
     """Mixin of `Meta`."""
 
     heartbeat_s: int = HEARTBEAT_S
+    on_fatal: Callable[[VolumeError], None] | None = None  # the volume is gone or was replaced: end the process
     _info: bytes = b""
     _beat: asyncio.Task[None] | None = None
 
@@ -81,8 +83,15 @@ class Sessions(Publish):
             await asyncio.sleep(self.heartbeat_s * random.uniform(0.95, 1.05))  # noqa: S311 - jitter
             try:
                 await self.refresh()
-            except (FsError, VolumeError) as e:
-                log.error("heartbeat failed: %s", e)
+            except VolumeError as e:
+                # Another volume's records must not be changed with what we know of this one (semantics §10.1).
+                log.critical("%s", e)
+                self.read_only = True
+                if self.on_fatal is not None:
+                    self.on_fatal(e)
+                return
+            except FsError as e:
+                log.error("heartbeat failed, the next one tries again: %s", e)
             except Exception:
                 log.exception("heartbeat failed unexpectedly")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
+from typing import Final
 
 import msgspec
 
@@ -29,6 +30,8 @@ from core.meta.records import (
 )  # fmt: skip
 from core.meta.store import Tx
 
+_HOUR_NS: Final = 3_600_000_000_000
+
 
 def trash_entry_name(parent: int, ino: int, name: bytes) -> bytes:
     """What an entry is called in the trash; cut from the end (format §1.8)."""
@@ -42,15 +45,16 @@ def hour_name(now_ns: int) -> bytes:
 class Trash(MetaBase):
     """Mixin of `Meta`."""
 
-    _hour: tuple[bytes, int] = (b"", 0)
+    _hour: tuple[int, int] = (-1, 0)  # number of the hour since the epoch, inode of its directory
 
     async def trash_dir(self, parent: int, *, skip: bool = False) -> int:
         """Inode of this hour's trash directory, made if missing; 0 if entries of `parent` don't go to the trash."""
         if skip or self.trash_days <= 0 or parent >= TRASH:
             return 0
-        name = hour_name(self.clock_ns())
-        if self._hour[0] != name:
-            self._hour = (name, await self._make_hour(name))
+        now = self.clock_ns()
+        hour = now // _HOUR_NS
+        if self._hour[0] != hour:
+            self._hour = (hour, await self._make_hour(hour_name(now)))
         return self._hour[1]
 
     async def _make_hour(self, name: bytes) -> int:

@@ -47,6 +47,7 @@ class ContentWriter:
         self.length = 0
         self._slices = slices
         self._discard = discard
+        self._hint = size_hint
         self._small: bytearray | None = None
         if size_hint is not None and 0 < size_hint <= pack_limit(slices.block_size):
             self._small = bytearray(size_hint)
@@ -58,7 +59,7 @@ class ContentWriter:
     async def open(self) -> None:
         """Get the first buffer; must be awaited before `buffer`."""
         if self._small is None and self._writer is None:
-            self._writer = await self._slices.writer()
+            self._writer = await self._slices.writer(self._hint)
 
     def buffer(self) -> memoryview:
         """Writable part of a pooled buffer (never empty). Fill n bytes of it, then `await advance(n)`."""

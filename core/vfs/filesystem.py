@@ -12,7 +12,7 @@ import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from core.chunk.api import FileRange, SliceStore
+from core.chunk.api import FileRange, Piece, SliceStore
 from core.chunk.slices import assemble, count_references, pieces_for
 from core.errors import FsError
 from core.meta import keys as k
@@ -256,8 +256,7 @@ class FileSystem:
         """Content that will not be published: delete its fresh slices (best effort). Pieces of a pack that others
         share stay; their count is one too high then, and gc collects the rest."""
         for slice_id, size, refs in content.fresh:
-            if refs == 1:
-                await self.slices.remove(slice_id, size)
+            await self.slices.forget(Piece(slice_id, size, 0, size, refs))
 
     def _discard_soon(self, content: Content) -> None:
         self.meta.spawn(self.discard(content))
