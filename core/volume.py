@@ -128,8 +128,8 @@ async def open_volume(
         fmt = await require_format(store, shown(meta_url))
         if fmt.change_log and not read_only:
             raise VolumeError(
-                f"volume {fmt.name} keeps a change log, which this client doesn't write yet, so its readers would miss our"
-                " changes; open it with --read-only, or switch the log off with `juicefs config --changelog=false`"
+                f"volume {fmt.name} keeps a change log, which this client doesn't write yet, so its readers would miss"
+                " our changes; open it with --read-only, or switch the log off with `juicefs config --changelog=false`"
             )
         objects = open_objects(
             fmt, storage=storage, bucket=bucket, upload_limit=upload_limit, download_limit=download_limit
