@@ -32,8 +32,12 @@ def credentials() -> StaticCredentials:
 class Gateway:
     """One server in its own loop and thread."""
 
-    def __init__(self, fs: FileSystem, config: S3Config, **options: Any) -> None:
+    def __init__(
+        self, fs: FileSystem | None, config: S3Config, *, open_volume: Callable[[], Any] | None = None, **options: Any
+    ) -> None:
         self.fs = fs
+        self.volume: Any = None
+        self._open_volume = open_volume
         self.config = config
         self.options = options
         self.port = 0
@@ -50,6 +54,10 @@ class Gateway:
         self._loop.run_forever()
 
     async def _start(self) -> None:
+        if self._open_volume is not None:
+            self.volume = await self._open_volume()
+            self.fs = self.volume.fs
+        assert self.fs is not None
         self.app = S3Application(self.fs, self.config, credentials(), **self.options)
         self._server = Server(self.app)
         await self._server.start("127.0.0.1", 0)
@@ -66,6 +74,8 @@ class Gateway:
 
     def __exit__(self, *exc: object) -> None:
         self.run(self._server.stop())
+        if self.volume is not None:
+            self.run(self.volume.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -96,8 +106,10 @@ def make_gateway(fs: FakeFileSystem) -> Iterator[Callable[..., Gateway]]:
     running: list[Gateway] = []
 
     def make(**options: Any) -> Gateway:
+        opener = options.pop("open_volume", None)
         app = {n: options.pop(n) for n in ("clock", "probe", "metrics", "observe", "monotonic") if n in options}
-        gateway = Gateway(options.pop("volume", fs), S3Config(**{"multi_buckets": True, **options}), **app)
+        config = S3Config(**{"multi_buckets": True, **options})
+        gateway = Gateway(None if opener else fs, config, open_volume=opener, **app)
         running.append(gateway.__enter__())
         return gateway
 

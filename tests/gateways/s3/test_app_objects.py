@@ -24,7 +24,8 @@ def code_of(call, *args, **kwargs) -> tuple[str, int]:
 
 @pytest.mark.parametrize(
     "key",
-           ["plain", "a/b/c", "with space", "plus+", "per%cent", "per%25cent", "größe/文件.txt", "q?a=b&c#d", "back\\slash",
+           ["plain", "a/b/c", "with space", "plus+", "per%cent", "per%25cent", "größe/文件.txt", "q?a=b&c#d",
+            "back\\slash",
             "a:b'c\"d", "~tilde-._", ".hidden/.x", "emoji-😀", "new\nline", "x" * 255, "/".join(["d" * 200] * 5)],
 )  # fmt: skip
 def test_every_legal_key_comes_back_from_get_and_list(s3, key):
