@@ -17,8 +17,10 @@ import click
 import msgspec
 
 from core.config import Address
-from core.errors import ConfigError
+from core.errors import ConfigError, VolumeError
 from core.log import hide
+from core.volume import DEFAULT_BUFFER
+from gateways.s3 import housekeeping
 from gateways.s3.app import Access, S3Application
 from gateways.s3.auth.credentials import Credential, StaticCredentials
 from gateways.s3.config import S3Config
@@ -68,6 +70,7 @@ _CONFIG = (
     "empty_dirs", "region", "etag", "strict", "sigv2", "apply_mtime",
 )  # fmt: skip
 _SERVER = ("workers", "max_connections", "tls_cert", "tls_key", "http", "access_log", "grace", "mountpoint")
+_LEAST_BUFFER = 64 << 20
 _OTHER = ("umask", "domains", "anonymous", "min_part_size")
 
 
@@ -93,6 +96,9 @@ def run_s3(
         raise ConfigError("--tls-cert and --tls-key belong together; give both")
     config = _config(rules, client)
     credentials = StaticCredentials([credential])
+    workers = server["workers"] or len(os.sched_getaffinity(0))
+    # The budget is for the gateway as a whole, as in JuiceFS; each process gets its share.
+    client["buffer_size"] = max(_LEAST_BUFFER, (client.get("buffer_size") or DEFAULT_BUFFER) // workers)
 
     @asynccontextmanager
     async def build_app(worker: Worker) -> AsyncIterator[Application]:
@@ -113,15 +119,29 @@ def run_s3(
                 received = access.body_length or 0
                 count.operation(access.operation or "Other").observe(access.status, access.seconds, received)
 
-            yield S3Application(volume.fs, own, credentials, probe=probe, metrics=metrics, observe=observe)
+            app = S3Application(volume.fs, own, credentials, probe=probe, metrics=metrics, observe=observe)
+            volume.meta.on_fatal = _end_process
+            cleaning = None
+            if worker.index == 0 and not own.read_only:
+                cleaning = asyncio.create_task(housekeeping.run(app.service))
+            try:
+                yield app
+            finally:
+                if cleaning is not None:
+                    cleaning.cancel()
+                    await asyncio.gather(cleaning, return_exceptions=True)
 
-    workers = server["workers"] or len(os.sched_getaffinity(0))
     limits = Limits(max_connections=server["max_connections"])
     options = Options(
         http=server["http"], limits=limits, tls_certificate=server["tls_cert"], tls_key=server["tls_key"],
         access_log=server["access_log"], grace_s=server["grace"],
     )  # fmt: skip
     return serve(build_app, address.host, address.port, workers, options, on_ready=on_ready)
+
+
+def _end_process(error: VolumeError) -> None:
+    """The volume vanished or was replaced (the log says so): serving on would mix two volumes. 11: don't restart."""
+    os._exit(11)
 
 
 def _config(rules: dict[str, Any], client: dict[str, Any]) -> S3Config:
