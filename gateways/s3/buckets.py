@@ -291,6 +291,13 @@ async def put_tagging(service: Service, call: Call) -> Response:
     return Response(204)
 
 
+async def preflight(service: Service, call: Call) -> Response:
+    """CORS is off: no bucket has a configuration, so no origin is let in (§9)."""
+    if "origin" not in call.headers:
+        raise S3Error("BadRequest", "Insufficient information. Origin request header needed.")
+    raise S3Error("AccessForbidden")
+
+
 async def get_policy_status(service: Service, call: Call) -> Response:
     await service.require_bucket(call.bucket)
     if not (await bucket_metadata.load(service, call.bucket)).get("PolicyConfigJSON"):

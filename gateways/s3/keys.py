@@ -182,7 +182,9 @@ def parse_copy_source(value: str) -> CopySource:
     if not question and value.endswith("?"):
         path = value[:-1]
     try:
-        raw = percent_decode(path.encode("latin-1"))
+        # Unlike in a request's path, a plus is a space here: s5cmd and other Go programs encode it as a form does,
+        # and AWS decodes it so; a plus in a key comes as %2B.
+        raw = percent_decode(path.replace("+", " ").encode("latin-1"))
     except (S3Error, UnicodeEncodeError):
         raise S3Error("InvalidArgument", "The copy source is not correctly percent-encoded.") from None
     bucket, slash, key = raw.removeprefix(b"/").partition(b"/")

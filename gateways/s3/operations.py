@@ -40,6 +40,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "PutBucketAcl": buckets.put_acl,
     **dict.fromkeys(buckets.SETTINGS, buckets.get_setting),
     **dict.fromkeys(buckets.REMOVALS, buckets.delete_setting),
+    "Preflight": buckets.preflight,
     "PutBucketTagging": buckets.put_tagging,
     "ListObjects": list_objects.list_objects,
     "ListObjectsV2": list_objects.list_objects_v2,

@@ -135,7 +135,8 @@ def test_connections_are_dealt_out_evenly() -> None:
     with gateway(2) as (_, port):
         clients = [Client(port) for _ in range(20)]
         pids = [pid_behind(client) for client in clients]
-        assert sorted(pids.count(pid) for pid in set(pids)) == [10, 10]
+        # A worker that is too busy to step in leaves one more to the other; a hash would often make it 14 to 6.
+        assert min(pids.count(pid) for pid in set(pids)) >= 8
         for client, pid in zip(clients, pids, strict=True):
             if pid == pids[0]:
                 client.close()

@@ -1,0 +1,3 @@
+module sluicefs.io/bench/loadgen
+
+go 1.21
