@@ -248,7 +248,7 @@ class Versitygw(Gateway):
 
 
 class Juicefs(Gateway):
-    """JuiceFS 0.14.2 on Redis and a folder. It keeps no ETags or metadata; 1.4.1 is about twice as fast (README)."""
+    """JuiceFS 0.14.2 on Redis and a folder. It keeps no ETags or metadata; see the README on 1.4."""
 
     name = "juicefs 0.14"
 
