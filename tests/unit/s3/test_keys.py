@@ -152,7 +152,7 @@ def test_volume_paths():
     [
         ("b/k", CopySource("b", b"k", "")),
         ("/b/k/l", CopySource("b", b"k/l", "")),
-        ("b/a%20b+c%3Fx", CopySource("b", b"a b+c?x", "")),
+        ("b/a%20b+c%2Bd%3Fx", CopySource("b", b"a b c+d?x", "")),
         ("b%2Fk", CopySource("b", b"k", "")),
         ("b/k?versionId=null", CopySource("b", b"k", "null")),
         ("b/k?x", CopySource("b", b"k?x", "")),
