@@ -122,7 +122,7 @@ def run_s3(
             app = S3Application(volume.fs, own, credentials, probe=probe, metrics=metrics, observe=observe)
             volume.meta.on_fatal = _end_process
             cleaning = None
-            if worker.index == 0 and not own.read_only:
+            if worker.number == 0 and not own.read_only:
                 cleaning = asyncio.create_task(housekeeping.run(app.service))
             try:
                 yield app
