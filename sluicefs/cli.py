@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "format": ("Administration", "Create a volume, or change one."),
     "config": ("Administration", "Show or change a volume's settings."),
     "gc": ("Administration", "Find, and with --delete remove, objects that no file uses."),
+    "fsck": ("Administration", "Recount a volume's records; with --repair set right what is wrong."),
     "status": ("Inspection", "Settings, clients and usage of a volume."),
     "info": ("Inspection", "Where the data of a file lies."),
     "version": ("Inspection", "Version of this program."),

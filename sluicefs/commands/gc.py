@@ -1,110 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sluice gc META-URL`: objects that no file uses: counted, and with --delete removed (cli §2.5).
+"""`sluice gc META-URL`: what no file uses: counted, and with --delete removed (cli §2.5, metadata-semantics §14.1).
 
-Order is what makes it safe: objects are listed first, references afterwards, so an object that was referenced when
-it was listed can only look unused if its file went away meanwhile, and it may. Objects younger than an hour are left
-alone: a client may have stored them and not said so yet. Before anything is deleted, references are read a second
-time, because a copy made during the first reading may have moved a reference behind the reader's back.
+The work and its rules are in `core/gc.py`.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections import Counter
-from collections.abc import Iterable
+import sys
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from core.chunk.naming import parse_block_key
-from core.config import format_size, parse_duration
-from core.errors import ObjectError
-from core.meta import keys as k
-from core.meta.records import decode_slices
-from core.object.api import ObjectInfo
-from core.volume import Volume
+from core.config import format_size
+from core.gc import GcReport, collect, fence_s
 from sluicefs.cli import command
-from sluicefs.options import meta_argument, store_override, volume_options
-from sluicefs.output import note, report_error, settings, show, table
+from sluicefs.options import meta_argument, option, store_override, volume_options
+from sluicefs.output import attended, note, report_error, show, table
 from sluicefs.volume import opened, run
+
+#: Classes of objects in the order in which they are shown.
+CLASSES = ("valid", "compacted", "pending", "leaked", "skipped")
+
+#: What else may be found: field of the report, what it is called.
+_FOUND = (
+    ("stale_sessions", "clients that died"),
+    ("expired_trash", "hours of trash that are due"),
+    ("detached", "unfinished clones"),
+    ("delfiles", "removed files whose data is still there"),
+    ("delayed_due", "records of compacted slices that are due"),
+    ("unused_slices", "slices that nobody uses"),
+    ("miscounted", "slices counted more often than used"),
+    ("temporary_files", "temporary files of killed uploads"),
+)
 
 
 @command("gc")
 @meta_argument
 @click.option("--delete", is_flag=True, help="Remove leaked objects, due trash and data of removed files.")
+@option("--threads", "-p", type=click.IntRange(1, 1000), default=10, help="Deletions at the same time.")
 @store_override
-def gc_command(meta_url: str, delete: bool, **client: Any) -> int:
+def gc_command(meta_url: str, delete: bool, threads: int, **client: Any) -> int:
     """Find objects that no file uses. Nothing is changed without --delete. JFS_GC_SKIPPEDTIME (3600): seconds for
     which a new object is left alone."""
-    return run(_gc(meta_url, delete, volume_options(client)))
+    young = fence_s()
+    return run(_gc(meta_url, delete, threads, young, volume_options(client)))
 
 
-async def _gc(meta_url: str, delete: bool, client: dict[str, Any]) -> int:
-    young = parse_duration(os.environ.get("JFS_GC_SKIPPEDTIME") or "3600", option="JFS_GC_SKIPPEDTIME")
-    async with opened(meta_url, session=delete, read_only=not delete, **client) as volume:
-        if delete:
-            await volume.meta.clean_deleted_files()
-            await volume.meta.clean_unused_slices()
-            await volume.meta.clean_trash(24 * volume.format.trash_days)
-            await volume.meta.clean_delayed_slices(volume.format.trash_days * 86400)
-        return await _objects(volume, delete, young)
+async def _gc(meta_url: str, delete: bool, threads: int, young: float, client: dict[str, Any]) -> int:
+    async with opened(meta_url, session=False, read_only=not delete, **client) as volume:
+        progress = _progress if attended() else _quiet
+        report = await collect(volume, delete=delete, threads=threads, min_age_s=young, progress=progress)
+    if attended():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    for failure in report.failures[:100]:
+        report_error(f"{failure}; the next run tries again")
+    show(document(report), _text(report))
+    if not delete and _leftovers(report):
+        note("`sluice gc --delete META-URL` removes what is left over")
+    return 1 if report.failures else 0
 
 
-async def _objects(volume: Volume, delete: bool, young_s: float) -> int:
-    edge = time.time() - young_s
-    listed = [info async for info in volume.objects.list("chunks/")]
-    live = await _live_slices(volume)
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    leaked: list[ObjectInfo] = []
-    for info in listed:
-        block = parse_block_key(info.key)
-        if block is None:
-            kind = "skipped"  # not ours; somebody put it there
-        elif block[0] in live["valid"]:
-            kind = "valid"
-        elif block[0] in live["pending"]:
-            kind = "pending"
-        elif info.mtime > edge:
-            kind = "skipped"
-        else:
-            kind = "leaked"
-            leaked.append(info)
-        count[kind] += 1
-        size[kind] += info.size
-    deleted = failed = 0
-    if delete and leaked:
-        live = await _live_slices(volume)
-        for info in _still_unused(leaked, live):
-            try:
-                await volume.objects.delete(info.key)
-                deleted += 1
-            except ObjectError as error:
-                failed += report_error(f"{info.key} can't be deleted: {error}", error)
-    kinds = ("valid", "pending", "leaked", "skipped")
-    document: dict[str, Any] = {n: {"objects": count[n], "bytes": size[n]} for n in kinds}
-    document |= {"scanned": len(listed), "deleted": deleted, "failed": failed}
-    rows = [(n, count[n], format_size(size[n])) for n in kinds]
-    show(document, table(("Objects", "Count", "Size"), rows) + (f"\ndeleted: {deleted}" if delete else ""))
-    if leaked and not delete and not settings.json:
-        note(f"{len(leaked)} objects are leaked; `sluice gc --delete META-URL` removes them")
-    return 1 if failed else 0
+def document(report: GcReport) -> dict[str, Any]:
+    """The report as JSON."""
+    found = asdict(report)
+    found.update(
+        scanned=report.scanned.objects, deleted=report.deleted.objects, deletedBytes=report.deleted.bytes,
+        failed=len(report.failures),
+    )  # fmt: skip
+    del found["failures"], found["delete"]
+    if report.counters is not None:
+        names = ("usedSpace", "totalInodes")
+        stored, counted = (dict(zip(names, values, strict=True)) for values in report.counters)
+        found["counters"] = {"stored": stored, "counted": counted}
+    return {_camel(name): value for name, value in found.items()}
 
 
-def _still_unused(leaked: Iterable[ObjectInfo], live: dict[str, set[int]]) -> list[ObjectInfo]:
-    used = live["valid"] | live["pending"]
-    return [info for info in leaked if (block := parse_block_key(info.key)) is not None and block[0] not in used]
+def _text(report: GcReport) -> str:
+    rows = [
+        (name, tally.objects, format_size(tally.bytes)) for name in CLASSES for tally in (getattr(report, name),)
+    ]  # fmt: skip
+    lines = [table(("Objects", "Count", "Size"), rows)]
+    lines += [f"{what}: {getattr(report, name)}" for name, what in _FOUND if getattr(report, name)]
+    if report.counters is not None:
+        lines.append("usage counters: {} bytes, {} inodes stored; {} bytes, {} inodes counted".format(
+            *report.counters[0], *report.counters[1]))  # fmt: skip
+    if report.delete:
+        lines.append(f"deleted: {report.deleted.objects} objects, {format_size(report.deleted.bytes)}")
+    return "\n".join(lines)
 
 
-async def _live_slices(volume: Volume) -> dict[str, set[int]]:
-    """Slices that files use, and slices that wait for their deletion (trash of compaction)."""
-    valid: set[int] = set()
-    pending: set[int] = set()
-    store = volume.meta.store
-    async for _, raw in store.scan(k.CHUNK):
-        valid.update(s.id for s in decode_slices(raw) if s.id)
-    async for _, raw in store.scan(k.DELSLICES):
-        # 12 bytes each: id u64, size u32 (format §3.6)
-        pending.update(int.from_bytes(raw[at : at + 8], "big") for at in range(0, len(raw), 12))
-    return {"valid": valid, "pending": pending}
+def _leftovers(report: GcReport) -> bool:
+    return bool(report.leaked.objects or report.counters) or any(getattr(report, name) for name, _ in _FOUND)
+
+
+def _progress(what: str, count: int) -> None:
+    print(f"\r\033[K{what}: {count}", end="", file=sys.stderr, flush=True)
+
+
+def _quiet(what: str, count: int) -> None:
+    pass
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)

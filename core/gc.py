@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Garbage collection: find, and on request remove, what nobody refers to. A live object is never removed.
+
+What makes it safe while others work on the volume:
+- Objects are listed first, references are read afterwards: what was in use when it was listed is found in use, unless
+  its last file went away meanwhile, and then it may go.
+- A fence (1 h, JFS_GC_SKIPPEDTIME): an object younger than that may belong to a client that has stored it and not said
+  so yet. Nothing is deleted and no count is touched whose objects aren't all older.
+- Before anything goes, references are read a second time; only what looks the same both times is touched. (A copy may
+  put a reference where the reader has been and the removal of the original take one from where it will come.)
+- A count is set right only if it still has the value that was read before the first reading (a verified commit).
+  A publish registers `put_new(sliceref, refs)` in the transaction that adds its use, so a count that was lowered too
+  early would be one too low for a member of a pack that publishes later: that is what the fence excludes.
+- A count goes to 0 first, objects second, the record last: an interruption at any point is finished by the next run of
+  any client's hourly job, JuiceFS included.
+
+Memory is bounded by the ledger's cache. Source: spec metadata-semantics §8, §9, §14.1; data-path §11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import logging
+import os
+import struct
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from core.chunk.naming import block_key, parse_block_key
+from core.config import parse_duration
+from core.errors import Conflict, FsError, SluiceError
+from core.ledger import Ledger, Row
+from core.meta import keys as k
+from core.meta.data import parse_chunk
+from core.meta.keys import Key
+from core.meta.meta import Meta
+from core.meta.records import TRASH
+from core.meta.store import DELETE, EXACT, PUT, RecordStore
+from core.object.api import ObjectInfo, ObjectStore
+from core.volume import Volume
+
+T = TypeVar("T")
+
+log = logging.getLogger("sluice.gc")
+
+FENCE_S: Final = 3600
+DETACHED_S: Final = 24 * 3600
+_DELAYED = struct.Struct(">QI")
+
+#: Told about each step: (what is being done, how many so far).
+Progress = Callable[[str, int], None]
+
+
+@dataclass(slots=True)
+class Tally:
+    objects: int = 0
+    bytes: int = 0
+
+    def count(self, size: int) -> None:
+        self.objects += 1
+        self.bytes += size
+
+
+@dataclass(slots=True)
+class GcReport:
+    """What was found; with delete=True also what was done about it.
+
+    Objects, each in one class: valid (a file uses it), compacted (replaced by a compaction, kept for the trash days),
+    pending (its count says nobody uses it), leaked (nobody knows it), skipped (younger than the fence, or not ours).
+    miscounted: slices whose count is higher than the number of their uses. counters: (usedSpace, totalInodes) as
+    stored and as counted, if they differ.
+    """
+
+    delete: bool = False
+    scanned: Tally = field(default_factory=Tally)
+    valid: Tally = field(default_factory=Tally)
+    compacted: Tally = field(default_factory=Tally)
+    pending: Tally = field(default_factory=Tally)
+    leaked: Tally = field(default_factory=Tally)
+    skipped: Tally = field(default_factory=Tally)
+    stale_sessions: int = 0
+    expired_trash: int = 0
+    detached: int = 0
+    delfiles: int = 0
+    unused_slices: int = 0
+    delayed_due: int = 0
+    miscounted: int = 0
+    corrected: int = 0
+    temporary_files: int = 0
+    deleted: Tally = field(default_factory=Tally)
+    failures: list[str] = field(default_factory=list)
+    counters: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+
+def fence_s() -> float:
+    """Age below which objects are left alone, from the environment (ConfigError if that is no duration)."""
+    return parse_duration(os.environ.get("JFS_GC_SKIPPEDTIME") or str(FENCE_S), option="JFS_GC_SKIPPEDTIME")
+
+
+async def collect(
+    volume: Volume, *, delete: bool = False, threads: int = 10, min_age_s: float = FENCE_S,
+    progress: Progress = lambda what, count: None,
+) -> GcReport:  # fmt: skip
+    """One run over a volume (opened writable if delete). min_age_s 0 is right only if no other client is at work.
+
+    Single failures are collected in the report; a store that can't be reached raises.
+    """
+    run = _Run(volume, delete, threads, min_age_s, progress)
+    await run.metadata()
+    with Ledger(_SCHEMA) as ledger:
+        await run.objects(ledger)
+    await run.counters()
+    return run.report
+
+
+_SCHEMA: Final = """
+CREATE TABLE object (id INT, idx INT, length INT, bytes INT, mtime REAL, PRIMARY KEY (id, idx, length)) WITHOUT ROWID;
+CREATE TABLE leaked (id INT, idx INT, length INT, bytes INT, PRIMARY KEY (id, idx, length)) WITHOUT ROWID;
+CREATE TABLE ref (id INT, size INT, n INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
+CREATE TABLE wrong (id INT, size INT, n INT, used INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
+CREATE TABLE use (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late)) WITHOUT ROWID;
+CREATE TABLE again (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late)) WITHOUT ROWID;
+"""
+
+# Block size is parameter 1, the fence parameter 2. A block belongs to a slice of its id if the slice has such a block.
+_CLASSES: Final = """
+SELECT o.id, o.idx, o.length, o.bytes, CASE
+  WHEN EXISTS (SELECT 1 FROM use s WHERE s.id = o.id AND s.late = 0 AND {fits}) THEN 'valid'
+  WHEN EXISTS (SELECT 1 FROM use s WHERE s.id = o.id AND {fits}) THEN 'compacted'
+  WHEN EXISTS (SELECT 1 FROM ref s WHERE s.id = o.id AND {fits}) THEN 'pending'
+  WHEN o.mtime > ?2 THEN 'skipped' ELSE 'leaked' END
+FROM object o
+""".replace("{fits}", "CASE WHEN o.length = ?1 THEN (o.idx + 1) * ?1 <= s.size ELSE o.idx * ?1 + o.length = s.size END")
+
+_USED: Final = "(SELECT COALESCE(SUM(u.n), 0) FROM {table} u WHERE u.id = {row}.id AND u.size = {row}.size)"
+
+#: Slices counted higher than used, all of whose objects (there is one at least) are older than the fence.
+_WRONG: Final = f"""
+INSERT INTO wrong SELECT r.id, r.size, r.n, {_USED.format(table="use", row="r")} AS used FROM ref r
+WHERE r.n > 0 AND r.n > used AND (SELECT MAX(o.mtime) FROM object o WHERE o.id = r.id) <= ?1
+"""  # noqa: S608 - constants only
+
+#: The same number of uses at the second look.
+_WRONG_STILL: Final = f"SELECT id, size, n, used FROM wrong WHERE used = {_USED.format(table='again', row='wrong')}"  # noqa: S608
+_LEAKED_STILL: Final = """
+SELECT id, idx, length, bytes FROM leaked l WHERE NOT EXISTS (SELECT 1 FROM again a WHERE a.id = l.id)
+"""
+_ADD_USE: Final = "INSERT INTO {} VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1"
+
+
+class _Run:
+    """One run; the parts in the order of their calls."""
+
+    def __init__(self, volume: Volume, delete: bool, threads: int, min_age_s: float, progress: Progress) -> None:
+        self.volume = volume
+        self.meta: Meta = volume.meta
+        self.delete = delete
+        self.threads = max(1, threads)
+        self.min_age_s = min_age_s
+        self.now = volume.meta.clock_ns() / 1e9
+        self.edge = self.now - min_age_s
+        self.progress = progress
+        self.report = GcReport(delete)
+
+    # -- what records alone tell ---------------------------------------------------------------------------------
+
+    async def metadata(self) -> None:
+        meta, report, store = self.meta, self.report, self.meta.store
+        days = self.volume.format.trash_days
+        report.stale_sessions = await _count(store, k.SESSION, lambda _, expiry: expiry < self.now)
+        report.expired_trash = await self._expired_trash(24 * days)
+        report.detached = await self._each(
+            "detached directories",
+            (key async for key, when in store.scan(k.DETACHED) if when < self.now - DETACHED_S),
+            lambda key: self._delete_detached(key[1]),
+        )
+        if self.delete:
+            await self._tried("stale sessions", meta.clean_stale_sessions())
+            if report.expired_trash:
+                await self._tried("expired trash", meta.clean_trash(24 * days))
+            await self._idle()
+        report.delfiles = await self._each(
+            "removed files",
+            (key async for key, _ in store.scan(k.DELFILE)),
+            lambda key: meta.delete_data(key[1], key[2]),
+        )
+        delayed_s = days * 86400
+        report.delayed_due = await _count(store, k.DELSLICES, lambda key, _: key[2] < int(self.now) - delayed_s)
+        if self.delete and report.delayed_due:
+            await self._tried("slices replaced by compactions", meta.clean_delayed_slices(delayed_s))
+        report.unused_slices = await self._each(
+            "unused slices",
+            (key async for key, _ in store.scan(k.SLICEREF, 0)),
+            lambda key: meta.delete_slice(key[1], key[2]),
+        )
+        if self.delete:
+            await self._idle()
+
+    async def _expired_trash(self, keep_hours: int) -> int:
+        """Hourly directories that are older than the volume keeps them."""
+        (root,) = await self.meta.store.read(k.node(TRASH))
+        expired = 0
+        for hour in await self.meta.readdir(TRASH, b"", 1 << 20) if root is not None else ():
+            try:
+                when = calendar.timegm(time.strptime(hour.name.decode(), "%Y-%m-%d-%H"))
+            except ValueError:
+                continue
+            expired += when < self.now - keep_hours * 3600
+        return expired
+
+    async def _delete_detached(self, ino: int) -> None:
+        """A tree that a clone built and never attached. Its own node is in no directory."""
+        meta = self.meta
+        await meta.remove_children(ino)
+        await meta.store.commit(
+            [(EXACT, k.occupied(ino), False)],
+            [(DELETE, key, None) for key in (k.node(ino), k.xattrs(ino), k.dirstat(ino), k.detached(ino))],
+        )
+
+    # -- objects against records ---------------------------------------------------------------------------------
+
+    async def objects(self, ledger: Ledger) -> None:
+        report, store = self.report, self.meta.store
+        block_size = self.volume.format.block_size
+        await ledger.fill("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", self._listed())
+        # Counts before uses: a use that comes while they are read makes a count look too low, never too high.
+        await ledger.fill(
+            "INSERT OR REPLACE INTO ref VALUES (?, ?, ?)",
+            ((key[1], key[2], n) async for key, n in store.scan(k.SLICEREF)),
+        )
+        await self._uses(ledger, "use")
+        leaked: list[Row] = []
+        async for slice_id, index, length, size, kind in ledger.rows(_CLASSES, block_size, self.edge):
+            getattr(report, kind).count(size)
+            if kind == "leaked":
+                leaked.append((slice_id, index, length, size))
+                if len(leaked) >= 1000:
+                    ledger.add("INSERT INTO leaked VALUES (?, ?, ?, ?)", leaked)
+                    leaked.clear()
+        ledger.add("INSERT INTO leaked VALUES (?, ?, ?, ?)", leaked)
+        ledger.execute(_WRONG, self.edge)
+        report.miscounted = ledger.one("SELECT COUNT(*) FROM wrong")
+        if self.delete and (report.leaked.objects or report.miscounted):
+            await self._uses(ledger, "again")
+            await self._set_right(ledger)
+            await self._each("leaked objects", ledger.rows(_LEAKED_STILL), self._delete_object)
+        await self._temporary_files()
+
+    async def _listed(self) -> AsyncIterator[Row]:
+        """Rows of all objects that carry a name of ours; others are counted as skipped."""
+        report, hashed = self.report, self.volume.format.hash_prefix
+        async for info in self.volume.objects.list("chunks/"):
+            block = parse_block_key(info.key)
+            report.scanned.count(info.size)
+            self._show("objects listed", report.scanned.objects)
+            if block is None or block_key(*block, hashed) != info.key:
+                report.skipped.count(info.size)
+                continue
+            if not info.mtime or not info.size:  # some stores list objects that are still being written so
+                info = await self._looked_at(info)
+            yield *block, info.size, info.mtime or self.now + 1
+
+    async def _looked_at(self, info: ObjectInfo) -> ObjectInfo:
+        try:
+            return await self.volume.objects.head(info.key)
+        except SluiceError:
+            return info
+
+    async def _uses(self, ledger: Ledger, table: str) -> None:
+        """Every slice that a chunk record names, and those that wait for the end of their trash days."""
+        store = self.meta.store
+        number = 0
+
+        async def of_chunks() -> AsyncIterator[Row]:
+            nonlocal number
+            async for key, raw in store.scan(k.CHUNK):
+                number += 1
+                self._show("chunks read", number)
+                # A damaged record must stop the run: the slices it named would look unused.
+                for s in parse_chunk(key[1], key[2], raw):
+                    if s.id:
+                        yield s.id, s.size, 0
+
+        # A compaction moves slices from chunks to delayed records; read in this order none is missed.
+        await ledger.fill(_ADD_USE.format(table), of_chunks())
+        await ledger.fill(
+            _ADD_USE.format(table), ((slice_id, size, 1) async for slice_id, size in delayed_slices(store))
+        )
+
+    async def _set_right(self, ledger: Ledger) -> None:
+        """Counts that are higher than their uses: members of packs that were never published, mostly."""
+        async for slice_id, size, seen, used in ledger.rows(_WRONG_STILL):
+            if not await set_references(self.meta.store, slice_id, size, seen, used):
+                continue
+            self.report.corrected += 1
+            log.info("slice %d: counted %d times, used %d times; set right", slice_id, seen, used)
+            if not used:
+                blocks = ledger.execute("SELECT COUNT(*), SUM(bytes) FROM object WHERE id = ?", slice_id)[0]
+                if await self._tried(f"slice {slice_id}", self.meta.delete_slice(slice_id, size)):
+                    self.report.deleted.objects += blocks[0]
+                    self.report.deleted.bytes += blocks[1]
+
+    async def _delete_object(self, row: Row) -> None:
+        slice_id, index, length, size = row
+        await self.volume.objects.delete(block_key(slice_id, index, length, self.volume.format.hash_prefix))
+        self.report.deleted.count(size)
+
+    async def _temporary_files(self) -> None:
+        """What a put into a local folder leaves behind when its process is killed."""
+        folders = await asyncio.to_thread(_object_folders, self.volume.objects, self.volume.format.shards)
+        for folder in folders:
+            self.report.temporary_files += await asyncio.to_thread(_sweep, folder, self.edge, self.delete)
+
+    # -- counters ------------------------------------------------------------------------------------------------
+
+    async def counters(self) -> None:
+        """usedSpace and totalInodes against a recount. Written only if nothing changed them meanwhile."""
+        meta, keys = self.meta, (k.counter("usedSpace"), k.counter("totalInodes"))
+        before = tuple(await meta.store.read(*keys))
+        counted = await meta.count_all()
+        if counted == before or tuple(await meta.store.read(*keys)) != before:
+            return
+        self.report.counters = (before, counted)
+        if self.delete:
+            await set_counters(meta.store, before, counted)
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    async def _each(
+        self, what: str, rows: AsyncIterable[T], act: Callable[[T], Awaitable[Any]]
+    ) -> int:  # fmt: skip
+        """Count rows and, with delete, act on them, `threads` at a time."""
+        count = 0
+        running: set[asyncio.Task[bool]] = set()
+        async for row in rows:
+            count += 1
+            self._show(what, count)
+            if not self.delete:
+                continue
+            if len(running) >= self.threads:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            running.add(asyncio.ensure_future(self._tried(what, act(row))))
+        if running:
+            await asyncio.wait(running)
+        return count
+
+    async def _tried(self, what: str, work: Awaitable[object]) -> bool:
+        try:
+            await work
+        except (SluiceError, FsError) as e:
+            self.report.failures.append(f"{what}: {e}")
+            log.warning("gc: %s: %s; the next run tries again", what, e)
+            return False
+        return True
+
+    async def _idle(self) -> None:
+        """What the engine started on the side (data of files that left the trash) must be done before counting."""
+        while self.meta._background:
+            await asyncio.wait(set(self.meta._background))
+
+    def _show(self, what: str, count: int) -> None:
+        if count % 1000 == 0 or count == 1:
+            self.progress(what, count)
+
+
+async def set_references(store: RecordStore, slice_id: int, size: int, seen: int | None, wanted: int) -> bool:
+    """Change the count of a slice from what was seen; False if somebody else changed it meanwhile."""
+    key: Key = k.sliceref(slice_id, size)
+    try:
+        await store.commit([(EXACT, key, seen)], [(PUT, key, wanted)])
+    except Conflict:
+        return False
+    return True
+
+
+async def set_counters(store: RecordStore, seen: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Change (usedSpace, totalInodes) from what was seen; False if somebody else changed them meanwhile."""
+    keys = (k.counter("usedSpace"), k.counter("totalInodes"))
+    checks = [(EXACT, key, value) for key, value in zip(keys, seen, strict=True)]
+    try:
+        await store.commit(checks, [(PUT, key, value) for key, value in zip(keys, wanted, strict=True)])
+    except Conflict:
+        return False
+    return True
+
+
+async def delayed_slices(store: RecordStore) -> AsyncIterator[tuple[int, int]]:
+    """(id, size) of slices that a compaction replaced; each holds its reference until its trash days are over."""
+    async for _, raw in store.scan(k.DELSLICES):
+        for slice_id, size in _DELAYED.iter_unpack(raw[: len(raw) // _DELAYED.size * _DELAYED.size]):
+            yield slice_id, size
+
+
+async def _count(store: RecordStore, kind: str, wanted: Callable[[Key, int], bool]) -> int:
+    return sum([wanted(key, value) async for key, value in store.scan(kind)])
+
+
+def _object_folders(objects: ObjectStore, shards: int) -> list[str]:
+    """The local folders that hold `chunks/`; none if the store isn't one of files."""
+    store: ObjectStore | None = objects
+    while store is not None and store.local_path("chunks/0") is None:
+        store = getattr(store, "store", None)  # decorators that change bytes, such as encryption
+    found: set[str] = set()
+    for number in range(1 if shards < 2 else 64 * shards):  # a shard is chosen by hash; so many names meet them all
+        path = store.local_path(f"chunks/{number}") if store is not None else None
+        if path is not None:
+            found.add(os.path.dirname(path))
+    return sorted(found)
+
+
+def _sweep(folder: str, edge: float, delete: bool) -> int:
+    count = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(".jfs.") or ".tmp." not in name:
+                continue
+            path = os.path.join(base, name)
+            try:
+                if os.stat(path).st_mtime > edge:
+                    continue
+                if delete:
+                    os.unlink(path)
+            except FileNotFoundError:
+                continue
+            count += 1
+    return count
