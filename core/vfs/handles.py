@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open files: what doors that read and write in place (FUSE, HDFS, the SDK) hold in their hands.
+
+`OpenFile` is one inode, shared by every handle of it in this process; `Handle` is what one `open` returned. Source:
+data-path §7.6, §9; metadata-semantics §6.4, §11.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from core.chunk.readahead import ReadStream
+from core.chunk.slices import pieces_for
+from core.chunk.transfer import BlockMissing
+from core.errors import FsError
+from core.meta.caller import Caller
+from core.meta.records import CHUNK_BITS, Attr, Slice
+from core.object.api import Buffer
+from core.vfs.state import FileState
+from core.vfs.writer import FileWriter
+
+if TYPE_CHECKING:
+    from core.vfs.vfs import VFS
+
+#: Sequential readers of one handle that get read-ahead of their own; kernels send a few requests at once.
+MAX_STREAMS: Final = 2
+#: Looks at the metadata after a block was found missing, before that is believed.
+_MISSING_TRIES: Final = 3
+_REFRESH_TRIES: Final = 4
+
+
+class OpenFile:
+    """One open inode of this process."""
+
+    def __init__(self, vfs: VFS, ino: int, attr: Attr) -> None:
+        self.ino = ino
+        self.state = FileState(vfs.meta, ino, attr)
+        self.handles: set[Handle] = set()
+        self.writers = 0  # handles that may write
+        self.writer: FileWriter | None = None
+        self._vfs = vfs
+
+    @property
+    def length(self) -> int:
+        """As this process sees it: what is recorded, or the end of what waits to be."""
+        return max(self.state.length, self.writer.end if self.writer is not None else 0)
+
+    def for_writing(self) -> FileWriter:
+        if self.writer is None:
+            self.writer = self._vfs.new_writer(self.state)
+        return self.writer
+
+    async def settle(self) -> None:
+        """Our own bytes are recorded, or lost: who reads may look. The writer's error is the writer's."""
+        if self.writer is not None and self.writer.pending:
+            try:
+                await self.writer.flush()
+            except FsError:
+                if self.writer.error is None:
+                    raise  # not an error of the data: it isn't stored in time
+
+    async def refresh(self) -> Attr:
+        """Fresh attributes; what they prove to be old is forgotten. The length counts buffered bytes."""
+        for _ in range(_REFRESH_TRIES):
+            changes = self.state.changes
+            attr = await self._vfs.meta.getattr(self.ino)
+            if changes == self.state.changes:
+                self.state.saw(attr)
+                break
+            # We changed the file ourselves while the answer was on its way: it may be from before (semantics §11).
+        else:
+            # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
+            self.state.forget()
+            attr = msgspec.structs.replace(attr, length=self.state.length)
+        return attr
+
+    async def truncate(self, length: int, caller: Caller, *, opened: bool) -> Attr:
+        if self.writer is None:
+            return await self._truncate(length, caller, opened)
+        async with self.writer.stopped():
+            return await self._truncate(length, caller, opened)
+
+    async def _truncate(self, length: int, caller: Caller, opened: bool) -> Attr:
+        attr = await self._vfs.meta.truncate(self.ino, length, caller, opened=opened)
+        self.state.resized(attr)
+        return attr
+
+    async def end_of_file(self) -> int:
+        """Where an append goes. Others' appends are seen as long as we have nothing buffered ourselves."""
+        if self.writer is None or not self.writer.pending:
+            await self.refresh()
+        return self.length
+
+
+class _Stream:
+    """A reader with read-ahead, and what it was built upon."""
+
+    __slots__ = ("busy", "generation", "next", "reader", "used_s")
+
+    def __init__(self, reader: ReadStream, generation: int) -> None:
+        self.reader = reader
+        self.generation = generation
+        self.busy = False
+        self.next = 0
+        self.used_s = 0.0
+
+
+class Handle:
+    """One open file. `async with` releases it. All calls may be made at the same time by several tasks."""
+
+    def __init__(self, vfs: VFS, file: OpenFile, flags: int, caller: Caller) -> None:
+        self.ino = file.ino
+        self.file = file
+        self.flags = flags
+        self.caller = caller
+        self.readable = flags & os.O_ACCMODE != os.O_WRONLY
+        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.released = False
+        self._vfs = vfs
+        self._streams: list[_Stream] = []
+
+    async def __aenter__(self) -> Handle:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.release()
+
+    @property
+    def length(self) -> int:
+        """Of the file as this process knows it, without asking anybody; see `VFS.getattr` for a fresh one."""
+        return self.file.length
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Bytes [offset, offset + length), fewer only at the end of the file. Own writes are seen. EBADF, EINVAL,
+        ENOENT (another client deleted the file), EIO."""
+        if self.released or not self.readable:
+            raise FsError(errno.EBADF, f"inode {self.ino}: handle is closed or not open for reading")
+        if offset < 0 or length < 0:
+            raise FsError(errno.EINVAL, f"inode {self.ino}: read of {length} bytes at {offset}")
+        await self.file.settle()
+        if length == 0 or offset >= self.file.state.length:
+            return b""
+        stream = self._take_stream(offset)
+        try:
+            data = await self._read(stream, offset, length)
+            stream.next = offset + len(data)
+            return data
+        finally:
+            self._put_back(stream)
+
+    async def write(self, offset: int, data: Buffer) -> int:
+        """Take a copy of all bytes, at the end of the file if opened with O_APPEND; returns their number. Durable
+        after `flush`. Raises the error of an earlier write of this inode."""
+        if self.released or not self.writable:
+            raise FsError(errno.EBADF, f"inode {self.ino}: handle is closed or not open for writing")
+        at_end = self.file.end_of_file if self.flags & os.O_APPEND else None
+        return await self.file.for_writing().write(offset, data, at_end)
+
+    async def flush(self) -> None:
+        """close(2): all bytes of this inode are stored and recorded, or an error says why not."""
+        if self.file.writer is not None:
+            await self.file.writer.flush()
+
+    async def fsync(self) -> None:
+        """The same: recorded is durable (the database's and the object store's own promise)."""
+        await self.flush()
+
+    async def truncate(self, length: int) -> Attr:
+        """Set the length. EBADF, EACCES (read-only handle), EINVAL, EFBIG, EDQUOT, ENOSPC."""
+        if self.released:
+            raise FsError(errno.EBADF, f"inode {self.ino}: handle is closed")
+        if not self.writable:
+            raise FsError(errno.EACCES, f"inode {self.ino}: handle is not open for writing")
+        return await self.file.truncate(length, self.caller, opened=True)
+
+    async def release(self) -> None:
+        """Flush and forget the handle. Its error is only logged: `flush` first to have it told."""
+        if self.released:
+            return
+        self.released = True
+        self.close_streams()
+        await self._vfs.released(self)
+
+    def close_streams(self, unused_since_s: float | None = None) -> bool:
+        """Drop what was read ahead (of streams that weren't used since then). True if something is left."""
+        left = [s for s in self._streams if s.busy or (unused_since_s is not None and s.used_s > unused_since_s)]
+        for s in self._streams:
+            if s not in left:
+                s.reader.close()
+        self._streams = left
+        return bool(left)
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _read(self, stream: _Stream, offset: int, length: int) -> Buffer:
+        state = self.file.state
+        seen: list[Slice] | None = None
+        for attempt in range(_MISSING_TRIES + 1):
+            if stream.generation != state.generation:
+                stream.generation = state.generation
+                stream.reader.invalidate(state.length)
+            try:
+                return await stream.reader.read(offset, length)
+            except BlockMissing:
+                # A compaction may have replaced the slices since they were looked up (data-path §9.6).
+                state.forget()
+                now = [s for i in self._chunks_of(offset, length) for s in await state.records(i)]
+                if attempt == _MISSING_TRIES or now == seen:
+                    raise
+                seen = now
+        raise AssertionError("unreachable")
+
+    def _chunks_of(self, offset: int, length: int) -> range:
+        end = min(offset + length, max(self.file.state.length, offset + 1))
+        return range(offset >> CHUNK_BITS, (end - 1 >> CHUNK_BITS) + 1)
+
+    def _take_stream(self, offset: int) -> _Stream:
+        """A free stream, best the one that stands here; a temporary one if all are busy."""
+        free = [s for s in self._streams if not s.busy]
+        stream = next((s for s in free if s.next == offset), None)
+        if stream is None and len(self._streams) >= MAX_STREAMS and free:
+            stream = min(free, key=lambda s: s.used_s)
+        if stream is None:
+            stream = _Stream(
+                ReadStream(self._vfs.slices, self._pieces, self.file.state.length), self.file.state.generation
+            )
+            if len(self._streams) < MAX_STREAMS:
+                self._streams.append(stream)
+        stream.busy = True
+        return stream
+
+    def _put_back(self, stream: _Stream) -> None:
+        stream.busy = False
+        stream.used_s = self._vfs.clock.time()
+        if self.released or stream not in self._streams:
+            stream.reader.close()
+        else:
+            self._vfs.reading(self)
+
+    async def _pieces(self, index: int, start: int, end: int) -> Sequence[Slice]:
+        return pieces_for(await self.file.state.records(index), start, end)
