@@ -115,6 +115,10 @@ class Data(Inodes):
         if length == attr.length:
             return
         space = align4k(length) - align4k(attr.length)
+        if not attr.nlink:
+            # Unlinked while open: its directory lost it already (and may be gone itself), the volume hasn't.
+            await self.charge(tx, 0, 0, space, 0, uid=attr.uid, gid=attr.gid)
+            return
         if attr.parent > 0:
             await self.charge(
                 tx, attr.parent, length - attr.length, space, 0, uid=attr.uid, gid=attr.gid, check=attr.parent < TRASH
