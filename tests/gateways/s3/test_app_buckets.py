@@ -172,6 +172,13 @@ def test_health_and_metrics(make_gateway):
         assert answer.status == 200
 
 
+def test_preflight_is_refused_while_no_bucket_has_cors(gateway, s3):
+    for headers, status in (({}, 400), ({"Origin": "http://x"}, 403)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(f"{gateway.url}/bkt/k", method="OPTIONS", headers=headers))
+        assert caught.value.code == status
+
+
 def test_anonymous_preset_and_read_only(make_gateway, fs):
     writer = make_gateway().client()
     writer.create_bucket(Bucket="bkt")
