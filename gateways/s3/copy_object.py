@@ -46,7 +46,8 @@ class Source(NamedTuple):
 
 async def open_source(service: Service, call: Call) -> Source:
     """The source of a copy, authorized and with its conditions tested."""
-    named = parse_copy_source(call.headers["x-amz-copy-source"])
+    # A value of form encoding: Go SDKs write spaces as "+"; a literal plus always comes as %2B.
+    named = parse_copy_source(call.headers["x-amz-copy-source"].replace("+", "%20"))
     service.check_bucket(named.bucket)
     service.authorize("s3:GetObject", named.bucket, named.key, call.auth)
     if named.version_id:

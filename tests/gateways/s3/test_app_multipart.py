@@ -199,6 +199,8 @@ def test_copy_keeps_or_replaces(s3, fs):
     failed = ("PreconditionFailed", 412)
     assert code_of(s3.copy_object, Bucket="bkt", Key="x", CopySource=source, CopySourceIfNoneMatch=etag) == failed
     assert code_of(s3.copy_object, Bucket="bkt", Key="x", CopySource="bkt/none") == ("NoSuchKey", 404)
+    s3.copy_object(Bucket="bkt", Key="go", CopySource="/bkt/a+b/%C3%BC")
+    assert s3.head_object(Bucket="bkt", Key="go")["ETag"] == etag
     assert code_of(s3.copy_object, Bucket="bkt", Key="x", CopySource="none-such/x") == ("NoSuchBucket", 404)
     assert code_of(s3.copy_object, Bucket="bkt", Key="x", CopySource="bkt/a/../b") == ("InvalidArgument", 400)
     assert (
