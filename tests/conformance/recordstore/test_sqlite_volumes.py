@@ -340,3 +340,19 @@ async def test_file_names_may_hold_what_addresses_escape(tmp_path: Path) -> None
     await put(store, [(k.symlink(1), b"x")])
     await store.close()
     assert path.exists()
+
+
+async def test_attributes_of_many_inodes_come_as_of_one(tmp_path: Path) -> None:
+    store = SQLiteStore(str(tmp_path / "many.db"))
+    await store.open()
+    await store.prepare()
+    inodes = list(range(2, 1302))
+    await store.commit(
+        [], [(PUT, k.xattr(ino, b"n%d" % i), b"%d" % ino) for ino in inodes[::2] for i in range(ino % 3)]
+    )
+    asked = [*reversed(inodes), 5, 999_999]
+    with store.round_trips() as n:
+        many = await store.read(*(k.xattrs(ino) for ino in asked))
+    assert n.count == 1
+    assert many == [(await store.read(k.xattrs(ino)))[0] for ino in asked]
+    await store.close()

@@ -229,6 +229,7 @@ class Texts:
             " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?"
         )
         self.xattrs = f"SELECT name, value FROM `{p}xattr` WHERE inode = ? ORDER BY name"
+        self._xattrs_of = f"SELECT inode, name, value FROM `{p}xattr` WHERE inode IN (%s) ORDER BY inode, name"
         self.drop_xattrs = f"DELETE FROM `{p}xattr` WHERE inode = ?"
         self.chunks = f"SELECT indx, slices FROM `{p}chunk` WHERE inode = ? AND indx < ? ORDER BY indx"
         # `||` makes TEXT of two BLOBs; the cast keeps what is stored a BLOB (format §5.4).
@@ -285,6 +286,10 @@ class Texts:
                 f"SELECT DISTINCT inode FROM `{p}{table}` WHERE inode > ? ORDER BY inode LIMIT ?",
             )
         self.node = f"SELECT {node} FROM `{p}node` WHERE inode = ?"
+
+    def xattrs_of(self, count: int) -> str:
+        """Extended attributes of `count` inodes."""
+        return self._xattrs_of % ", ".join("?" * count)
 
 
 def kind_of(kinds: dict[Any, Kind], key: Key) -> Kind | None:

@@ -209,9 +209,9 @@ class SQLiteStore(RecordStore):
         try:
             if len(keys) == 1:
                 return [reader.get(keys[0])]
-            return self._snapshot(reader, lambda: [reader.get(key) for key in keys])
+            return self._snapshot(reader, lambda: reader.get_many(keys))
         except TRANSLATED as e:
-            return await self._again(e, lambda: [reader.get(key) for key in keys])
+            return await self._again(e, lambda: reader.get_many(keys))
 
     async def resolve(
         self, base: int, names: Sequence[bytes], *, xattrs: bool = False, chunk: bool = False
