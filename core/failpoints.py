@@ -6,21 +6,20 @@ Armed by the environment when the process starts (workers inherit it), or by `ar
     SLUICE_FAILPOINTS="publish.before-commit=kill:3;pack.stored=delay(0.5);delete.objects-gone=raise"
 
 Each part is `name=action`, with `:n` for the n-th call of that name in this process only (`:n+`: from the n-th on;
-without it: every call). Actions: `kill` (SIGKILL to this process, no clean-up of any kind), `raise` (an EIO that names
-the point), `delay(seconds)`. A name that isn't in `POINTS` is an error, so that a test can't silently miss its mark.
+without it: every call). Actions: `kill` (SIGKILL to this process, no clean-up of any kind), `raise` (a MetaError that
+names the point), `delay(seconds)`. A name that isn't in `POINTS` is an error, so that a test can't silently miss.
 Design: §9 (faults by name). No IO and no clock in the unarmed case: one test of a module global.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import signal
 from typing import Final, NamedTuple
 
-from core.errors import ConfigError, FsError
+from core.errors import ConfigError, MetaError
 
 ENVIRONMENT: Final = "SLUICE_FAILPOINTS"
 
@@ -94,7 +93,8 @@ async def _reached(name: str) -> None:
     if plan.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif plan.action == "raise":
-        raise FsError(errno.EIO, f"failpoint {name}")
+        # Nobody knows whether a commit got through: callers treat it as they treat a lost database.
+        raise MetaError(f"failpoint {name}")
     else:
         await asyncio.sleep(plan.delay_s)
 
