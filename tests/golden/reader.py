@@ -7,12 +7,11 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from core.volume import Volume
-
 from core.chunk.api import FileRange
 from core.errors import FsError
 from core.meta.records import ROOT, SYMLINK, TRASH, Attr
 from core.vfs.filesystem import Found
+from core.volume import Volume
 from tests.golden.volumes import Expected, Unreadable
 
 _PAGE = 100  # small, so that the large directories need many pages

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from core.volume import open_volume
 
+from core.volume import open_volume
 from tests.golden.reader import differences
 from tests.golden.volumes import golden, names
 
