@@ -154,6 +154,8 @@ class Rename(Namespace):
         """EINVAL if `into` lies below `moved`. The original tests two levels only; a door has no kernel to do the
         rest, so the whole chain is walked, and the commit verifies that nobody re-hung a part of it meanwhile."""
         ino, attr = into, into_attr
+        if ino == moved:
+            raise FsError(errno.EINVAL, f"inode {moved}: a directory can't be exchanged with what it contains")
         while ino > 1 and attr.parent not in (0, ino):
             ino = attr.parent
             if ino == moved:
