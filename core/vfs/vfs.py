@@ -99,6 +99,9 @@ class VFS:
         self.meta.opened(ino)
         return self._handle(ino, attr, flags & ~os.O_TRUNC, caller)
 
+    def is_open(self, ino: int) -> bool:
+        return ino in self._files
+
     async def getattr(self, ino: int) -> Attr:
         """Fresh attributes (1 trip); the length counts what is buffered here."""
         file = self._files.get(ino)
