@@ -10,12 +10,12 @@ import glob
 import os
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from core.chunk.blockcache import BlockCache
 from core.chunk.cachedir import CacheLimits
 from core.chunk.diskcache import DiskCache
 from core.chunk.store import BlockSliceStore
+from core.config import mask_url, parse_meta_url
 from core.errors import ConfigError, ObjectError, VolumeError
 from core.meta.format import Format
 from core.meta.meta import Meta, init_format, load_format, require_format
@@ -29,19 +29,9 @@ DEFAULT_BUFFER = 300 << 20
 UUID_OBJECT = "juicefs_uuid"
 
 
-def shown(meta_url: str) -> str:
-    """The URL without its password, for messages."""
-    scheme, sep, rest = meta_url.partition("://")
-    if not sep or "@" not in rest:
-        return meta_url
-    auth, _, place = rest.rpartition("@")
-    user = auth.partition(":")[0]
-    return f"{scheme}://{user}:****@{place}" if ":" in auth else meta_url
-
-
 def open_record_store(meta_url: str) -> RecordStore:
     """The record store that a metadata URL names; not connected yet. Text without `://` is a Redis address."""
-    scheme = urlsplit(meta_url).scheme if "://" in meta_url else "redis"
+    scheme = parse_meta_url(meta_url).scheme
     if scheme == "sqlite3":
         from core.meta.stores.sqlite import SQLiteStore
 
@@ -124,8 +114,10 @@ async def open_volume(
     """
     store = open_record_store(meta_url)
     await store.open()
+    objects: ObjectStore | None = None
+    slices: BlockSliceStore | None = None
     try:
-        fmt = await require_format(store, shown(meta_url))
+        fmt = await require_format(store, mask_url(meta_url))
         if fmt.change_log and not read_only:
             raise VolumeError(
                 f"volume {fmt.name} keeps a change log, which this client doesn't write yet, so its readers would miss"
@@ -166,6 +158,10 @@ async def open_volume(
         else:
             await meta.reload_usage()
     except BaseException:
+        if slices is not None:
+            await slices.close()
+        if objects is not None:
+            await objects.close()
         await store.close()
         raise
     return Volume(fmt, meta, objects, slices, FileSystem(meta, slices, link_root=link_root, umask=umask))

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from core.config import mask_url
 from core.meta.format import Format
 from core.meta.meta import Meta, init_format, load_format, require_format
 from core.meta.store import RecordStore
-from core.volume import format_volume, open_record_store, shown
+from core.volume import format_volume, open_record_store
 
 #: Changing one of these means another object store, which is proven before it is saved (cli §2.2).
 STORE_FIELDS = ("storage", "bucket", "access_key", "secret_key", "session_token")
@@ -36,7 +37,7 @@ async def load_setting(meta_url: str) -> Format | None:
 async def metadata(meta_url: str) -> AsyncIterator[Meta]:
     """Metadata of an existing volume, without a session and without its objects."""
     async with record_store(meta_url) as store:
-        yield Meta(store, await require_format(store, shown(meta_url)), read_only=True)
+        yield Meta(store, await require_format(store, mask_url(meta_url)), read_only=True)
 
 
 async def save_setting(meta_url: str, old: Format, new: Format, *, proven: bool = False) -> None:

@@ -118,7 +118,6 @@ class Publish(Data):
         for name, value in (xattrs or {}).items():
             self.require_xattr(name, value)
         ino = self.inodes.take_nowait() or await self.inodes.take()
-        trash = 0 if skip_trash or content is None else await self.trash_dir(base)
         kind = DIRECTORY if content is None else FILE
 
         known = self._known_parent(base, names, caller, condition)
@@ -149,6 +148,8 @@ class Publish(Data):
                 self.require_condition(condition, None, None, names[-1])
                 parent, pattr = await self._make_dirs(tx, parent, pattr, names[-1 - missing : -1], parents, caller, now)
             else:
+                # A free name, the usual case, needs no trash.
+                trash = 0 if target is None or content is None else await self.trash_dir(base, skip=skip_trash)
                 replaced = await self._take_name(
                     tx, parent, pattr, names[-1], target[0] if target else None, target[1] if target else None, trash,
                     now, condition, directory=content is None, replace_empty_dir=replace_empty_dir,

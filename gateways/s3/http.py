@@ -38,8 +38,8 @@ class SlowBody(Exception):
 
 
 class Request:
-    """One request. Header names are lower case; repeated headers are joined by a comma (repeats of Host, Content-Length,
-    Authorization and Transfer-Encoding were refused with 400 before this)."""
+    """One request. Header names are lower case; repeated headers are joined by a comma (repeats of Host,
+    Content-Length, Authorization and Transfer-Encoding were refused with 400 before this)."""
 
     __slots__ = ("body", "headers", "method", "peer", "query_string", "raw_path", "secure", "target")
 
