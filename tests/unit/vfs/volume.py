@@ -17,7 +17,7 @@ from core.meta.stores.memory import MemoryStore
 from core.vfs.filesystem import FileSystem
 from core.vfs.vfs import VFS
 from tests.conformance.volume.suite import Ticking, check_invariants
-from tests.unit.chunk.doubles import BLOCK, FaultyStore, NoWait
+from tests.unit.chunk.doubles import BLOCK, FaultyStore, NoWait, settle
 
 __all__ = ["BLOCK", "Client", "ToldClock", "make_client", "new_volume"]
 
@@ -40,13 +40,13 @@ class ToldClock:
 
     async def advance(self, seconds: float) -> None:
         end = self.now + seconds
+        await settle()  # tasks that are about to sleep
         while self._sleepers and self._sleepers[0][0] <= end:
             when, _, future = heapq.heappop(self._sleepers)
             self.now = max(self.now, when)
             if not future.done():
                 future.set_result(None)
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await settle()
         self.now = end
 
 
