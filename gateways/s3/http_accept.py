@@ -102,5 +102,7 @@ class FairListener:
             self._timer.cancel()
         else:
             self._loop.remove_reader(self._sock)
+        # This process's copy: once every worker and the parent have closed theirs, connecting is refused.
+        self._sock.close()
         self._closed = True
         self._counts[self._worker] = _ABSENT

@@ -182,12 +182,14 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _stop_signals(parent_fd: int) -> asyncio.Event:
-    """Set by SIGTERM, SIGINT or the parent's end; a second signal ends the process."""
+    """Set by SIGTERM, SIGINT or the parent's end; without a parent, a second signal ends the process."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def on_signal() -> None:
-        if stop.is_set():
+        # systemd signals every process of a service, and then the parent says it again: only the parent knows
+        # whether it was asked twice.
+        if stop.is_set() and parent_fd < 0:
             log.warning("second signal: running requests are cut off")
             os._exit(0)
         stop.set()
@@ -355,13 +357,20 @@ class _Parent:
         log.error("worker %d (pid %d) %s; another one starts in %.1f s", child.index, pid, how, delay)
 
     def _stop(self, why: str) -> None:
-        log.info("%s: stopping %d workers", why, self._job.workers)
+        again = self._stopping
+        if again:
+            log.warning("second signal (%s): running requests are cut off", why)
+        else:
+            log.info("%s: stopping %d workers", why, self._job.workers)
+            # Else new connections would be accepted by nobody and hang until the last worker has ended.
+            self._job.sock.close()
+            self._on_ready = None
         self._stopping = True
         for child in self._children:
             child.restart_at = None
             if child.pid:
                 try:
-                    os.kill(child.pid, signal.SIGTERM)
+                    os.kill(child.pid, signal.SIGKILL if again else signal.SIGTERM)
                 except OSError as error:
                     if error.errno != errno.ESRCH:
                         raise

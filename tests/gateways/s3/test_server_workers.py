@@ -131,6 +131,19 @@ def test_two_workers_stop_cleanly_and_finish_what_runs(number: int) -> None:
         assert all(gone(pid) for pid in workers)
 
 
+def test_a_signal_to_every_process_of_the_group_lets_requests_finish() -> None:
+    """As systemd does it: each worker hears it twice, from outside and from its parent."""
+    with gateway(2) as (process, port), Client(port) as busy:
+        workers = children(process.pid)
+        busy.request("GET", "/held")
+        with Client(port) as other:
+            pid_behind(other)
+        for pid in (process.pid, *workers):
+            os.kill(pid, signal.SIGTERM)
+        assert busy.answer().body == b"finished"
+        assert process.wait(30) == 0
+
+
 def test_connections_are_dealt_out_evenly() -> None:
     with gateway(2) as (_, port):
         clients = [Client(port) for _ in range(20)]
@@ -196,8 +209,9 @@ def test_a_gateway_that_cannot_start_says_why_and_ends(workers: int) -> None:
         assert "the volume can't be reached" in errors
 
 
-def test_a_second_signal_cuts_off_what_runs() -> None:
-    with gateway(1) as (process, port), Client(port) as busy:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_signal_cuts_off_what_runs(workers: int) -> None:
+    with gateway(workers) as (process, port), Client(port) as busy:
         busy.request("GET", "/held")
         # The answer to this one proves that the request above has begun.
         with Client(port) as other:
