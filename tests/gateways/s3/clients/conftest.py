@@ -7,8 +7,10 @@ pytest orders tests by the session's parameter, so the two gateways live one aft
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +23,51 @@ from tests.gateways.s3.gateway_process import ACCESS_KEY, REGION, SECRET_KEY, VO
 
 @pytest.fixture(scope="session", params=list(VOLUMES))
 def gateway_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    folder = tmp_path_factory.mktemp("volume")
-    with VOLUMES[request.param](folder) as volume, GatewayProcess(volume.meta_url) as gateway:
+    with (
+        scratch(tmp_path_factory, "volume") as folder,
+        VOLUMES[request.param](folder) as volume,
+        GatewayProcess(volume.meta_url) as gateway,
+    ):
         yield gateway
-        peaks = ", ".join(f"{p.peak_mib} MiB" for p in gateway.processes())
-        print(f"\ngateway over {volume.kind}: peak memory of its processes {peaks}")
         log = gateway.log_text()
         assert gateway.process
         assert gateway.process.poll() is None, f"the gateway ended with status {gateway.process.poll()}:\n{log}"
+        peaks = ", ".join(f"{p.peak_mib} MiB" for p in gateway.processes())
+        print(f"\ngateway over {volume.kind}: peak memory of its processes {peaks}")
         # A traceback behind an answer that a client retried would otherwise go unseen.
         assert "Traceback" not in log, log
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("files"), seed_value())
+@contextmanager
+def scratch(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that goes away with its fixture: pytest would keep these gigabytes for three sessions."""
+    folder = tmp_path_factory.mktemp(name)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
-def tree_1000(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"), 1000, seed_value())
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with scratch(tmp_path_factory, "files") as folder:
+        yield Files(folder, seed_value())
 
 
 @pytest.fixture(scope="session")
-def tree_10000(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"), 10_000, seed_value())
+def tree_1000(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with scratch(tmp_path_factory, "tree") as folder:
+        yield make_tree(folder, 1000, seed_value())
 
 
 @pytest.fixture(scope="session")
-def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_odd_tree(tmp_path_factory.mktemp("odd"))
+def tree_10000(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with scratch(tmp_path_factory, "tree") as folder:
+        yield make_tree(folder, 10_000, seed_value())
+
+
+@pytest.fixture(scope="session")
+def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with scratch(tmp_path_factory, "odd") as folder:
+        yield make_odd_tree(folder)
 
 
 def boto3_client(url: str, **options: Any) -> Any:

@@ -114,11 +114,12 @@ class TestBoto3(ClientSuite):
     def test_only_one_of_many_conditional_writers_wins(self, gateway_process: GatewayProcess, bucket: str) -> None:
         """If-None-Match: * across connections, and so across workers."""
 
+        own = [boto3_client(gateway_process.url) for _ in range(8)]
+
         def write(number: int) -> int:
-            own = boto3_client(gateway_process.url)
             try:
-                own.put_object(Bucket=bucket, Key="once", Body=b"%d" % number, IfNoneMatch="*")
-            except own.exceptions.ClientError as error:
+                own[number].put_object(Bucket=bucket, Key="once", Body=b"%d" % number, IfNoneMatch="*")
+            except own[number].exceptions.ClientError as error:
                 assert error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict")
                 return -1
             return number
@@ -126,7 +127,7 @@ class TestBoto3(ClientSuite):
         with ThreadPoolExecutor(8) as pool:
             won = [number for number in pool.map(write, range(8)) if number >= 0]
         assert len(won) == 1
-        body = boto3_client(gateway_process.url).get_object(Bucket=bucket, Key="once")["Body"].read()
+        body = own[0].get_object(Bucket=bucket, Key="once")["Body"].read()
         assert body == b"%d" % won[0]
 
     def test_conditional_replacement(self, eye: Any, bucket: str) -> None:

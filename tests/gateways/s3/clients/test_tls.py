@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateways.s3.clients.conftest import boto3_client, keys_of
+from tests.gateways.s3.clients.conftest import boto3_client, keys_of, scratch
 from tests.gateways.s3.clients.files import MIB, SIZES, Files, digest_of
 from tests.gateways.s3.clients.test_awscli import AwsCli
 from tests.gateways.s3.gateway_process import VOLUMES, GatewayProcess
@@ -23,14 +23,14 @@ from tests.servers.redis import make_certificates
 @pytest.fixture(scope="module", params=list(VOLUMES))
 def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """(gateway, certificate)"""
-    folder = tmp_path_factory.mktemp("tls")
-    authority, key, certificate = make_certificates(folder)
-    with (
-        VOLUMES[request.param](folder) as volume,
-        GatewayProcess(volume.meta_url, certificate=(certificate, key), workers=1) as gateway,
-    ):
-        yield gateway, authority
-        assert "Traceback" not in gateway.log_text()
+    with scratch(tmp_path_factory, "tls") as folder:
+        authority, key, certificate = make_certificates(folder)
+        with (
+            VOLUMES[request.param](folder) as volume,
+            GatewayProcess(volume.meta_url, certificate=(certificate, key), workers=1) as gateway,
+        ):
+            yield gateway, authority
+            assert "Traceback" not in gateway.log_text()
 
 
 @pytest.fixture
@@ -71,7 +71,8 @@ def test_boto3_without_seeking(s3: Any) -> None:
     assert s3.get_object(Bucket="secure", Key="piped")["Body"].read() == data
 
 
-def test_a_body_that_does_not_fit_its_digest_is_not_stored(s3: Any) -> None:
+def test_a_body_that_does_not_fit_its_digest_is_not_stored(secure: tuple[GatewayProcess, Path], s3: Any) -> None:
+    s3 = boto3_client(secure[0].url, verify=str(secure[1]), retries={"max_attempts": 0})
     with pytest.raises(s3.exceptions.ClientError, match="BadDigest"):
         s3.put_object(Bucket="secure", Key="wrong", Body=b"x" * MIB, ContentMD5="1B2M2Y8AsgTpgAmY7PhCfg==")
     assert keys_of(s3, "secure") == []
