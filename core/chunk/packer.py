@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from core.chunk.api import NewSliceId, Piece
 from core.chunk.buffers import MemoryBudget
 from core.chunk.naming import BlockId
-from core.chunk.transfer import Transfer
+from core.chunk.transfer import BlockError, Transfer
 from core.errors import FsError, ObjectError
 from core.failpoints import point
 from core.object.api import Buffer
@@ -150,7 +150,7 @@ class Packer:
             for member in members:
                 if not member.stored.done():
                     # One exception each: they are raised in different tasks and collect different tracebacks.
-                    failure = FsError(errno.EIO, text)
+                    failure = BlockError(text, error)
                     failure.__cause__ = error
                     member.stored.set_exception(failure)
         self._depart()

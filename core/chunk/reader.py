@@ -117,7 +117,7 @@ class BlockReader:
             return await asyncio.shield(flight.task)
         except BlockError as e:
             # A fresh exception per waiter: they are raised in different tasks.
-            raise type(e)(e.strerror or str(e)) from e.__cause__
+            raise type(e)(e.strerror or str(e), e) from e.__cause__
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():

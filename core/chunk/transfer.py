@@ -22,7 +22,7 @@ from typing import Final
 from core.chunk.clock import Clock
 from core.chunk.encoding import Codec
 from core.chunk.naming import BlockId, block_key
-from core.errors import FsError, ObjectError, ObjectNotFound
+from core.errors import DataCorrupt, FsError, ObjectError, ObjectNotFound
 from core.object.api import Buffer, ObjectStore
 
 log = logging.getLogger("sluice.chunk")
@@ -35,10 +35,12 @@ MAX_BACKOFF_S: Final = 10.0
 
 
 class BlockError(FsError):
-    """A block couldn't be read or written (EIO); the message names slice, block, key and cause."""
+    """A block couldn't be read or written (EIO; ENOSPC if the store is full); the message names slice, block, key and
+    cause. retryable: the store may be back later."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(errno.EIO, message)
+    def __init__(self, message: str, cause: BaseException | None = None) -> None:
+        number, self.retryable = _nature(cause)
+        super().__init__(number, message)
 
 
 class BlockMissing(BlockError):
@@ -113,7 +115,7 @@ class Transfer:
             if not _may_retry(cause):
                 break
             log.warning("%s: upload attempt %d failed: %s", _name(block, key), attempt + 1, text)
-        raise BlockError(f"{_name(block, key)}: upload failed after {attempt + 1} attempts: {text}") from cause
+        raise BlockError(f"{_name(block, key)}: upload failed after {attempt + 1} attempts: {text}", cause) from cause
 
     async def get(self, block: BlockId) -> Buffer:
         """A whole plain block. Raises BlockMissing or BlockError."""
@@ -140,7 +142,7 @@ class Transfer:
             if not _may_retry(cause):
                 break
             log.warning("%s: download attempt %d failed: %s", _name(block, key), attempt + 1, text)
-        raise BlockError(f"{_name(block, key)}: download failed after {attempt + 1} attempts: {text}") from cause
+        raise BlockError(f"{_name(block, key)}: download failed after {attempt + 1} attempts: {text}", cause) from cause
 
     async def get_range(self, block: BlockId, off: int, length: int) -> Buffer | None:
         """Bytes [off, off+length) of a block by one range request, or None if that failed: try `get` (§9.4)."""
@@ -179,6 +181,19 @@ class Transfer:
 def read_backoff(attempt: int) -> float:
     """Seconds to wait before read attempt number `attempt` (the first retry is 1): §9.6."""
     return min((attempt - 1) * 0.3 + 0.001, MAX_BACKOFF_S)
+
+
+def _nature(cause: BaseException | None) -> tuple[int, bool]:
+    """(errno, retryable) of a failure with this cause."""
+    at = cause
+    while at is not None:
+        # A quota of the disk below isn't one that the volume's user could look up: EDQUOT means that one.
+        if isinstance(at, OSError) and at.errno in (errno.ENOSPC, errno.EDQUOT):
+            return errno.ENOSPC, False
+        at = at.__cause__
+    if isinstance(cause, DataCorrupt):  # reading again was tried
+        return errno.EIO, False
+    return errno.EIO, isinstance(cause, TimeoutError | ConnectionError) or bool(getattr(cause, "retryable", False))
 
 
 def _may_retry(error: Exception) -> bool:

@@ -190,8 +190,8 @@ class BlockSliceWriter:
     def _raise(self) -> None:
         error = self._error
         if isinstance(error, FsError):
-            raise FsError(errno.EIO, error.strerror or str(error)) from error
-        raise FsError(errno.EIO, f"slice {self._id}: upload failed: {error!r}") from error
+            raise BlockError(error.strerror or str(error), error) from error
+        raise BlockError(f"slice {self._id}: upload failed: {error!r}", error) from error
 
     def _set(self, buffer: bytearray) -> None:
         self._buffer = buffer

@@ -12,7 +12,7 @@ import enum
 import errno
 from collections.abc import Sequence
 
-from core.errors import MetaError, ObjectError
+from core.errors import ObjectError
 from gateways.s3.http import IncompleteBody, SlowBody
 from gateways.s3.xml_text import DECLARATION, escape
 
@@ -220,7 +220,7 @@ def from_errno(error: OSError, context: Context = Context.READ) -> S3Error:
             return S3Error(_MISSING.get(context, "NoSuchKey"))
     code = _ERRNO.get(number)
     if code is None:
-        code = "SlowDown" if isinstance(error, MetaError) and error.retryable else "InternalError"
+        code = "SlowDown" if getattr(error, "retryable", False) else "InternalError"
     return _retriable(code)
 
 
