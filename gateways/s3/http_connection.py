@@ -359,7 +359,9 @@ class Connection(TransportSink):
                     return
                 self._pump(inside=True)
         except BrokenAnswer as error:
-            log.error("answer to %s cut off: %s", self.peer or "a client", error)
+            request = self._request
+            what = f"{request.method} {request.raw_path}" if request is not None else "a request"
+            log.error("answer to %s of %s cut off: %s", what, self.peer or "a client", error)
         except ConnectionError as error:
             log.info("answer to %s cut off: %s", self.peer or "a client", error)
         except asyncio.CancelledError:

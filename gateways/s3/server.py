@@ -24,6 +24,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from core.errors import ConfigError
+from gateways.s3.errors import S3Error, from_exception
 from gateways.s3.http import Application, Request, Response
 from gateways.s3.http_accept import FairListener, Shares
 from gateways.s3.http_connection import Connection
@@ -198,9 +199,15 @@ class Server:
             del self._peers[connection.peer]
 
     def failure(self, request: Request, error: BaseException) -> Response:
-        """The answer to a request whose handler raised, which handlers promise not to."""
-        log.error("%s %s failed: %s", request.method, request.raw_path, error, exc_info=error)
-        return error_response(500, "InternalError", "We encountered an internal error. Please try again.", close=True)
+        """The answer to a request that failed after its handler returned (the first read of a body), or in it."""
+        known = isinstance(error, OSError)
+        log.error("%s %s failed: %s", request.method, request.raw_path, error, exc_info=None if known else error)
+        answer = from_exception(error) if known else S3Error("InternalError")
+        if answer.status < 500:  # the object was found, so this is no answer about the request
+            answer = S3Error("InternalError")
+        response = error_response(answer.status, answer.code, answer.message, close=True)
+        response.headers.extend(answer.headers)
+        return response
 
     def refusal(self, error: BadRequest) -> Response:
         """The answer to bytes that never became a request."""
