@@ -140,7 +140,7 @@ class FileWriter:
         except FsError as e:
             log.error("%s", e)
         if self.error is not None and not self._reported:
-            log.error("inode %d: written data was lost after the last flush: %s", self._state.ino, self.error)
+            log.error("%s; no flush or write was left to be told", self.error.strerror)
 
     # -- placing bytes ----------------------------------------------------------------------------------------------
 
