@@ -169,7 +169,7 @@ class _Run:
 
     async def metadata(self) -> None:
         meta, report, store = self.meta, self.report, self.meta.store
-        days = self.volume.format.trash_days
+        days = self.meta.trash_days
         report.stale_sessions = await _count(store, k.SESSION, lambda _, expiry: expiry < self.now)
         report.expired_trash = await self._expired_trash(24 * days)
         report.detached = await self._each(

@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Callable[[Door], bytes], int, str]] = {
     "date of another day": (
         lambda d: replaced(d.put(), "x-amz-date", "20200101T000000Z"), 400, "AuthorizationHeaderMalformed"),
     "date changed": (
-        lambda d: replaced(d.put(), "x-amz-date", (now() - A_MINUTE).strftime("%Y%m%dT%H%M%SZ")), 403, "SignatureDoesNotMatch"),
+        lambda d: replaced(d.put(), "x-amz-date", f"{now() - A_MINUTE:%Y%m%dT%H%M%SZ}"), 403, "SignatureDoesNotMatch"),
     "clock 20 minutes behind": (lambda d: d.put(when=now() - LONG_AGO), 403, "RequestTimeTooSkewed"),
     "clock 20 minutes ahead": (lambda d: d.put(when=now() + LONG_AGO), 403, "RequestTimeTooSkewed"),
     "no date": (lambda d: without(d.put(), "x-amz-date"), 403, "AccessDenied"),
