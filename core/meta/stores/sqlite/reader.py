@@ -43,6 +43,11 @@ class Reader:
             k.OCCUPIED: self._occupied, k.FLOCKS: self._locks, k.PLOCKS: self._locks,
         }  # fmt: skip
 
+    def data_version(self) -> int:
+        """A number that changes when any other connection, of any process, has committed (SQLite manual)."""
+        number: int = self.execute("PRAGMA data_version").fetchone()[0]
+        return number
+
     def get(self, key: Key) -> Any:
         """Value of one key."""
         kind = self.kinds.get(key[0]) or kind_of(self.kinds, key)

@@ -42,6 +42,10 @@ _CACHE_KIB: Final = 32768  # per connection, two of them
 _NOTADB: Final = 26
 
 
+#: Remembered answers of `resolve`, about 2 KiB each.
+_MAX_MEMO: Final = 4096
+
+
 class SQLiteStore(RecordStore):
     """`open` an existing volume (older ones are brought up to date), or `open` and `prepare` a new one.
 
@@ -70,6 +74,8 @@ class SQLiteStore(RecordStore):
         self._reader: Reader | None = None
         self._writer: Writer | None = None
         self._turn: Turn | None = None
+        self._memo: dict[tuple[Any, ...], Resolved] = {}
+        self._memo_version = -1
 
     @classmethod
     def from_url(cls, url: str) -> SQLiteStore:
@@ -219,7 +225,17 @@ class SQLiteStore(RecordStore):
         self.trips += 1
         reader = self._reader or self._closed()
         try:
-            return self._snapshot(reader, lambda: reader.resolve(base, names, xattrs, chunk))
+            # Nobody committed anything since: then the last answer is the present one. Asked before reading, so
+            # that an answer is never taken for newer than it is. 3 µs against 50 for a path of three.
+            version = reader.data_version()
+            if version != self._memo_version or len(self._memo) >= _MAX_MEMO:
+                self._memo.clear()
+                self._memo_version = version
+            asked = (base, *names, xattrs, chunk)
+            known = self._memo.get(asked)
+            if known is None:
+                known = self._memo[asked] = self._snapshot(reader, lambda: reader.resolve(base, names, xattrs, chunk))
+            return known
         except TRANSLATED as e:
             return await self._again(e, lambda: reader.resolve(base, names, xattrs, chunk))
 
