@@ -22,6 +22,11 @@ ID_COUNTERS: Final = {
     "krbTokenMaxId": ("krbTokenMaxId", 0),
 }
 
+#: Where clients before 1.0-beta3 register (never under a prefix); the score is their last heartbeat, which they repeat
+#: every minute, and after this many seconds without one they count as dead.
+OLD_SESSIONS: Final = "sessions"
+OLD_SESSION_S: Final = 300
+
 DIRSTAT_HASHES: Final = ("dirUsedSpace", "dirDataLength", "dirUsedInodes")
 QUOTA_HASHES: Final = (
     ("dirQuota", "dirQuotaUsedSpace", "dirQuotaUsedInodes"),

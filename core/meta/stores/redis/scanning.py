@@ -4,7 +4,7 @@
 Redis promises that what is there from beginning to end of a scan is returned; it may return a record twice when a
 table is resized meanwhile. Records that vanish between the page of names and its values are left out.
 Each page of names leaves together with the request for the values of the page before: one round trip per page.
-Source: format §4.3 (names), §4.7 (quotas are listed by their UsedInodes hash).
+Source: format §4.3 (names), §4.7 (quotas are listed by their UsedInodes hash), semantics §10.1 (old sessions).
 """
 
 from __future__ import annotations
@@ -173,10 +173,14 @@ _MEMBERS: Final[dict[str, tuple[str, Callable[[bytes], Key]]]] = {
 
 async def _members(fetch: Fetch, prefix: str, kind: str) -> AsyncIterator[list[Record]]:
     name, make = _MEMBERS[kind]
-    cursor: bytes | int = 0
-    while cursor != b"0":
-        ((cursor, flat),) = await fetch([("ZSCAN", prefix + name, cursor, "COUNT", PAGE)])
-        yield [(make(member), int(float(score))) for member, score in dict(m.pairs(flat)).items()]
+    sets = [(prefix + name, 0)]
+    if kind == k.SESSION and not prefix:
+        sets.append((m.OLD_SESSIONS, m.OLD_SESSION_S))  # old clients never use a prefix
+    for key, later in sets:
+        cursor: bytes | int = 0
+        while cursor != b"0":
+            ((cursor, flat),) = await fetch([("ZSCAN", key, cursor, "COUNT", PAGE)])
+            yield [(make(member), int(float(score)) + later) for member, score in dict(m.pairs(flat)).items()]
 
 
 # -- one hash, list or set per inode or session ----------------------------------------------------------------------

@@ -358,6 +358,12 @@ def _score(letter: str, name: str, member: Callable[[Key], Any]) -> Encode:
     return lambda p, key, v: _write(p, letter, p.prefix + name, v, member(key))
 
 
+def _end_session(p: Program, key: Key, value: Any) -> None:
+    _write(p, "Z", p.prefix + "allSessions", key[1])
+    if not p.prefix:
+        _write(p, "Z", m.OLD_SESSIONS, key[1])
+
+
 def _scalars(string: str, field: str, score: str, three: str) -> dict[str, Encode]:
     """The kinds that PUT, PUT_NEW and DELETE treat alike, given the letters of the operation."""
 
@@ -406,6 +412,7 @@ _WRITES: Final[dict[int, dict[str, Encode]]] = {
     },
     DELETE: {
         **_scalars("d", "x", "Z", "x"),
+        k.SESSION: _end_session,
         k.NODE: _string("d", lambda key: f"i{key[1]}"),
         k.COUNTER: _string("d", lambda key: m.counter(key[1]).key),
         k.XATTRS: _string("d", lambda key: f"x{key[1]}"),
