@@ -13,6 +13,7 @@ import fcntl
 import os
 import random
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,8 @@ async def test_a_juicefs_volume_is_read_changed_and_handed_back(
 async def test_a_juicefs_mount_that_died_leaves_nothing_that_stops_us(
     place: Place, rng: random.Random, tmp_path: Path
 ) -> None:
-    """kill -9 with files that were unlinked while open and with locks held: our clean-up leaves its session alone
-    until it is due, the files that share objects with the open ones stay, and a later JuiceFS works on."""
+    """kill -9 with files that were unlinked while open and with locks held: our clean-up takes its session,
+    which stands in the legacy list, when it is due; files that share objects with the open ones stay."""
     await place.format()
     volume = await open_volume(place.meta_url)
     fs = volume.fs
@@ -134,6 +135,18 @@ async def test_a_juicefs_mount_that_died_leaves_nothing_that_stops_us(
         await volume.meta.clean_stale_sessions()
         await volume.meta.refresh()
         await volume.meta.run_jobs()
+        same(await tree_of(fs), tree)
+        assert len([key async for key, _ in volume.meta.store.scan(k.SUSTAINED)]) == 5, "its session was not due yet"
+
+        # Five minutes and a bit without a heartbeat: now its files and its locks go.
+        volume.meta.clock_ns = lambda: time.time_ns() + 400 * 10**9
+        assert await volume.meta.clean_stale_sessions() == 1
+        for kind in (k.SUSTAINED, k.FLOCKS, k.PLOCKS):
+            assert not [(key, value) async for key, value in volume.meta.store.scan(kind) if value], kind
+        assert not place.juicefs.status()["Sessions"]
+        volume.meta.clock_ns = time.time_ns
+        await volume.meta.clean_deleted_files()
+        await check_records(volume)
         same(await tree_of(fs), tree)
         with place.juicefs.mount(tmp_path / "next") as point:
             same(await asyncio.to_thread(mounted_tree, point), tree)
