@@ -14,16 +14,17 @@ import struct
 import time
 from typing import Final
 
-from core.errors import FsError, SluiceError
+from core.errors import Conflict, FsError, SluiceError
 from core.meta import keys as k
 from core.meta.records import DIRECTORY, FILE, ROOT, TRASH, DirStat, node_space
 from core.meta.sessions import Sessions
-from core.meta.store import Tx
+from core.meta.store import EXACT, PUT, Tx
 
 log = logging.getLogger("sluice.jobs")
 
 HOUR_S: Final = 3600
 GATE_S: Final = 54 * 60
+_RECOUNTS: Final = 5
 _DELAYED = struct.Struct(">QI")
 
 
@@ -156,10 +157,25 @@ class Jobs(Sessions):
     # -- statistics ----------------------------------------------------------------------------------------------
 
     async def recount_directory(self, ino: int) -> None:
-        """Write the statistics of a directory anew from a listing, if the directory still exists."""
-        attr, _ = await self.store.read(k.node(ino), k.dirstat(ino))
-        if attr is None:
-            return
+        """Write the statistics of a directory anew from a listing, if the directory still exists.
+
+        Only if nothing changed it meanwhile; a directory that never rests keeps what it has, and the next change of
+        one without a record comes here again.
+        """
+        for _ in range(_RECOUNTS):
+            attr, old = await self.store.read(k.node(ino), k.dirstat(ino))
+            if attr is None:
+                return
+            stat = await self._sum_entries(ino)
+            try:
+                await self.store.commit(
+                    [(EXACT, k.node(ino), attr), (EXACT, k.dirstat(ino), old)], [(PUT, k.dirstat(ino), stat)]
+                )
+                return
+            except Conflict:
+                continue
+
+    async def _sum_entries(self, ino: int) -> DirStat:
         length = space = inodes = 0
         after = b""
         while page := await self.readdir(ino, after, 1000, attrs=True):
@@ -170,12 +186,7 @@ class Jobs(Sessions):
             after = page[-1].name
             if len(page) < 1000:
                 break
-
-        async def body(tx: Tx) -> None:
-            tx.expect_identity(ino, attr)
-            tx.put(k.dirstat(ino), DirStat(length, space, inodes))
-
-        await self.store.transact(body)
+        return DirStat(length, space, inodes)
 
     async def count_all(self) -> tuple[int, int]:
         """(used space, inodes) as a full scan finds them; root and trash root don't count (format §1.7)."""

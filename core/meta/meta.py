@@ -9,7 +9,7 @@ from core.errors import VolumeError
 from core.meta import keys as k
 from core.meta.format import Format
 from core.meta.jobs import Jobs
-from core.meta.records import DIRECTORY, ROOT, TRASH, Attr
+from core.meta.records import DIRECTORY, ROOT, TRASH, Attr, DirStat
 from core.meta.store import DELETE, EXACT, PUT, PUT_NEW, RecordStore, Write
 
 _PIB = 1 << 50
@@ -72,6 +72,9 @@ async def init_format(store: RecordStore, fmt: Format, now_ns: int) -> None:
     if fresh:
         root = Attr(DIRECTORY, 0o777, 0, 0, now_ns, now_ns, now_ns, 2, 4096, 0, ROOT)
         writes.append((PUT, k.node(ROOT), root))
+        if fmt.dir_stats:
+            # The original leaves it to the first recount; then the first changes of the root would each start one.
+            writes.append((PUT, k.dirstat(ROOT), DirStat(0, 0, 0)))
         writes += store.initial_counters()
     await store.commit([(EXACT, k.setting(), raw)], writes)
     if raw is not None and not Format.parse(raw).dir_stats and fmt.dir_stats:

@@ -149,6 +149,7 @@ async def _receive_stream(service: Service, call: Call, plan: Plan, limit: int) 
     writer = service.fs.new_content(plan.length)
     hashing: asyncio.Future[None] | None = None
     total = 0
+    deadline = loop.time() + service.config.max_body_s
     try:
         await writer.open()
         room: memoryview | None = None
@@ -158,6 +159,10 @@ async def _receive_stream(service: Service, call: Call, plan: Plan, limit: int) 
             async for piece in pieces:
                 view = memoryview(piece)
                 total += len(view)
+                if loop.time() > deadline:
+                    raise S3Error(
+                        "RequestTimeout", "The body took too long; send it as a multipart upload with smaller parts."
+                    )
                 if total > limit or (plan.length is not None and total > plan.length):
                     raise S3Error("EntityTooLarge" if total > limit else "IncompleteBody")
                 while view:

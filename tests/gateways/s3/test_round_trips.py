@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What S3 requests cost: metadata round trips and object writes, counted on real stores."""
+"""What S3 requests cost: metadata round trips, object writes, time; counted on real stores."""
 
 from __future__ import annotations
 
@@ -115,3 +115,14 @@ async def test_small_objects_share_puts(volume: Volume, call, monkeypatch: pytes
     assert puts <= len(bodies) // 10
     for path, body in bodies.items():
         assert (await call("GET", path)).body == body
+
+
+async def test_a_body_that_takes_too_long_is_refused_and_leaves_nothing(volume: Volume, tmp_path: Path) -> None:
+    """Blocks that belong to no file are safe from gc for an hour only, so no body may take that long."""
+    await volume.fs.mkdir(b"/bkt")
+    app = S3Application(volume.fs, S3Config(multi_buckets=True, max_body_s=-1), credentials())
+    response = await app(signed("PUT", "/bkt/slow", b"s" * (5 << 20)))
+    assert response.status == 400
+    assert b"RequestTimeout" in bytes(response.body)  # type: ignore[arg-type]
+    assert await volume.fs.list_dir((await volume.fs.lookup(b"/bkt")).ino) == []
+    assert [info.key async for info in volume.objects.list("chunks/")] == []

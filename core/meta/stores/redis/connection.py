@@ -31,7 +31,7 @@ from core.meta.stores.redis.wire import Wire, WireLost, first_error, pack_comman
 log = logging.getLogger(__name__)
 
 #: How long a call outlives an unreachable server. One read time-out: what a hanging server would cost too.
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 10.0
 #: Opening a volume fails sooner: the user waits for it, and a wrong address is the usual cause.
 OPEN_PATIENCE_S: Final = 3.0
 _MULTI: Final[bytes] = pack_command(("MULTI",))
