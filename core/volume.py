@@ -145,6 +145,9 @@ async def open_volume(
             get_timeout_s=get_timeout_s,
             put_timeout_s=put_timeout_s,
             retries=io_retries,
+            # Clients before 1.0 miscount shared slices when they compact, and delete them. A volume that admits such
+            # clients gets none.
+            share_slices=bool(fmt.min_client_version),
         )
         await slices.start()
         if not read_only:

@@ -44,7 +44,10 @@ class _Member(NamedTuple):
 
 
 class Packer:
-    """max_in_flight: packs being uploaded at once. on_stored: told about each stored pack with its bytes."""
+    """max_in_flight: packs being uploaded at once. on_stored: told about each stored pack with its bytes.
+
+    share: False gives every piece an object of its own.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class Packer:
         block_size: int,
         on_stored: Callable[[BlockId, bytes], None],
         max_in_flight: int = IN_FLIGHT_REMOTE,
+        *,
+        share: bool = True,
     ) -> None:
         self._transfer = transfer
         self._budget = budget
@@ -61,6 +66,7 @@ class Packer:
         self._block_size = block_size
         self._on_stored = on_stored
         self._max_in_flight = max_in_flight
+        self._share = share
         self._waiting: deque[_Member] = deque()
         self._uploads: set[asyncio.Task[None]] = set()
         self._due = False  # a departure is scheduled for the end of this loop turn
@@ -114,6 +120,8 @@ class Packer:
             if not member.stored.done():  # else cancelled while it waited
                 members.append(member)
                 size += member.length
+                if not self._share:
+                    break
         return members
 
     async def _store(self, members: list[_Member]) -> None:

@@ -32,7 +32,8 @@ class BlockSliceStore:
     """A `SliceStore` over an object store that holds the volume (prefix, shards and encryption already applied).
 
     cache: whole blocks on disk or in memory; small objects are kept in memory in any case. memory_budget: bytes for
-    everything together, caches included; at least 8 blocks. retries: of uploads and downloads, beside the first try.
+    everything together, caches included; at least 8 blocks. share_slices: pack small pieces of several files together.
+    retries: of uploads and downloads, beside the first try.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class BlockSliceStore:
         clock: Clock | None = None,
         prefetch: int = 1,
         max_packs: int | None = None,
+        share_slices: bool = True,
     ) -> None:
         if block_size & (block_size - 1) or not MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE:
             raise ConfigError(f"block size {block_size} is no power of two between 64 KiB and 16 MiB")
@@ -88,7 +90,11 @@ class BlockSliceStore:
         self._max_in_flight = min(max(max_uploads, 1), 4 if objects.features.local_path else 16)
         if max_packs is None:
             max_packs = IN_FLIGHT_LOCAL if objects.features.local_path else IN_FLIGHT_REMOTE
-        self._packer = Packer(self._transfer, self.budget, new_slice_id, block_size, self._pack_stored, max_packs)
+        if not share_slices:
+            max_packs = max_uploads
+        self._packer = Packer(
+            self._transfer, self.budget, new_slice_id, block_size, self._pack_stored, max_packs, share=share_slices
+        )
         self._shift = block_size.bit_length() - 1
         self._mask = block_size - 1
         self._hot = hot

