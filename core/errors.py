@@ -48,8 +48,8 @@ class MetaError(FsError):
 class Conflict(SluiceError):
     """What a transaction read has changed before its commit; internal to `RecordStore.transact`.
 
-    key: which record, where the store can tell. found: for an entry that was expected to be missing, what is there:
-    (Entry, Attr or None), so that the next try needs no reading.
+    key: which record, where the store can tell. found: if that is an entry or an inode, what it is now, as (Entry or
+    None, Attr or None), so that the next try needs no reading; the entry is left out for an inode.
     """
 
     def __init__(self, message: str, key: Any = None, found: Any = None) -> None:

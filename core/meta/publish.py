@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from core.errors import Conflict, FsError
+from core.errors import FsError
 from core.failpoints import point
 from core.meta import keys as k
 from core.meta.base import show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.data import Data
-from core.meta.keys import Key
+from core.meta.known import KnownPlaces, Place, Target
 from core.meta.namespace import SymlinkInPath
 from core.meta.records import (
     DIRECTORY,
@@ -35,10 +35,7 @@ from core.meta.records import (
     encode_slices,
     node_space,
 )
-from core.meta.store import Resolved, Tx
-
-#: Directories whose way is remembered; about 1 KiB each.
-_MAX_KNOWN: Final = 10_000
+from core.meta.store import Tx
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -69,21 +66,12 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     replaced: bool
 
 
-class KnownParent(msgspec.Struct, frozen=True):
-    """A directory as a path led to it: entries to verify, attributes (their identity is verified), present target."""
-
-    parent: int
-    attr: Attr
-    path: tuple[tuple[Key, Entry], ...]
-    target: tuple[Entry, Attr | None] | None = None
-
-
 class Publish(Data):
     """Mixin of `Meta`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._known: dict[tuple[int | bytes, ...], KnownParent] = {}
+        self._known = KnownPlaces()
 
     async def publish(
         self,
@@ -120,13 +108,16 @@ class Publish(Data):
         ino = self.inodes.take_nowait() or await self.inodes.take()
         kind = DIRECTORY if content is None else FILE
 
-        known = self._known_parent(base, names, caller, condition)
+        known: Place | None = None
+        if (caller.uid == 0 or not caller.check) and (condition is None or condition.absent):
+            # Else permissions or the present target have to be read anyway.
+            known = self._known.guess(base, names, replacing=kind == FILE and condition is None)
 
         async def body(tx: Tx) -> tuple[Tx, Published]:
             now = self.clock_ns()
-            target: tuple[Entry, Attr | None] | None = None
+            target: Target = (None, None)
             missing = 0
-            guess = known if tx.attempt == 0 else self._after_lost_guess(known, tx.lost, names[-1])
+            guess = known if tx.attempt == 0 else self._known.corrected(known, tx.lost, names[-1])
             if guess is not None:
                 # Nothing is read: the commit proves that the path still leads here and what the name is.
                 parent, pattr, target = guess.parent, guess.attr, guess.target
@@ -139,8 +130,9 @@ class Publish(Data):
                 )
                 pattr = await self.require_target_dir(caller, parent, seen_attr, names[-1])
                 if not missing:
-                    target = found.steps[-1] if len(found.steps) == len(names) else None
-                    tx.after.append(lambda: self._remember_parent(base, names, found, parent, pattr))
+                    if len(found.steps) == len(names):
+                        target = found.steps[-1]
+                    tx.after.append(lambda: self._known.learn_directory(base, names, found, parent, pattr))
             tx.expect_identity(parent, pattr)
             replaced = False
             if missing:
@@ -149,10 +141,10 @@ class Publish(Data):
                 parent, pattr = await self._make_dirs(tx, parent, pattr, names[-1 - missing : -1], parents, caller, now)
             else:
                 # A free name, the usual case, needs no trash.
-                trash = 0 if target is None or content is None else await self.trash_dir(base, skip=skip_trash)
+                trash = 0 if target[0] is None or content is None else await self.trash_dir(base, skip=skip_trash)
                 replaced = await self._take_name(
-                    tx, parent, pattr, names[-1], target[0] if target else None, target[1] if target else None, trash,
-                    now, condition, directory=content is None, replace_empty_dir=replace_empty_dir,
+                    tx, parent, pattr, names[-1], *target, trash, now, condition, directory=content is None,
+                    replace_empty_dir=replace_empty_dir,
                 )  # fmt: skip
             attr = await self.new_attr(parent, pattr, caller, kind, mode, umask, now)
             attr = msgspec.structs.replace(
@@ -184,37 +176,9 @@ class Publish(Data):
         tx, published = await self.store.transact(body)
         await point("publish.committed")
         self.after_commit(tx)
+        if kind == FILE:
+            self._known.learn_file(published.attr.parent, names[-1], ino, published.attr)
         return published
-
-    # -- parents that are known from before ----------------------------------------------------------------------
-
-    def _known_parent(
-        self, base: int, names: Sequence[bytes], caller: Caller, condition: Condition | None
-    ) -> KnownParent | None:
-        """Where an earlier publish found this directory, if this one may rely on it: with permission checks or a
-        condition on the present target the records have to be read anyway."""
-        if (caller.check and caller.uid != 0) or (condition is not None and not condition.absent):
-            return None
-        known = self._known.get((base, *names[:-1]))
-        if known is None or known.attr.flags or known.attr.in_trash:
-            return None
-        return known
-
-    @staticmethod
-    def _after_lost_guess(known: KnownParent | None, lost: Conflict | None, name: bytes) -> KnownParent | None:
-        """The first try expected the name to be free; if that alone was wrong, the store told what is there."""
-        if known is None or lost is None or lost.found is None or lost.key != k.entry(known.parent, name):
-            return None
-        return msgspec.structs.replace(known, target=lost.found)
-
-    def _remember_parent(self, base: int, names: Sequence[bytes], found: Resolved, parent: int, attr: Attr) -> None:
-        path, at = [], base
-        for name, step in zip(names[:-1], found.steps, strict=False):
-            path.append((k.entry(at, name), step.entry))
-            at = step.entry.ino
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        self._known[(base, *names[:-1])] = KnownParent(parent, attr, tuple(path))
 
     async def _make_dirs(
         self, tx: Tx, parent: int, pattr: Attr, names: Sequence[bytes], how: ImplicitDirs, caller: Caller, now: int

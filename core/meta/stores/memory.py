@@ -142,8 +142,7 @@ class MemoryStore(RecordStore):
         for mode, key, seen in checks:
             now = self._get(key)
             if (now != seen) if mode == EXACT else not same_identity(now, seen):
-                found = (now, self._get(k.node(now.ino))) if key[0] == k.ENTRY and now is not None else None
-                raise Conflict(str(key), key, found)
+                raise Conflict(str(key), key, self._found(key, now))
         for op, key, _ in writes:
             if op == PATCH and key not in self._records:
                 raise Conflict(str(key), key)
@@ -151,6 +150,11 @@ class MemoryStore(RecordStore):
         for op, key, value in writes:
             self._apply(op, key, value, outcome)
         return outcome
+
+    def _found(self, key: Key, now: Any) -> tuple[Any, Any] | None:
+        if key[0] == k.ENTRY:
+            return (None, None) if now is None else (now, self._get(k.node(now.ino)))
+        return (None, now) if key[0] == k.NODE and now is not None else None
 
     def _apply(self, op: int, key: Key, value: Any, outcome: Outcome) -> None:
         if op == PUT:

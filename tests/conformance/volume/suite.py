@@ -525,7 +525,39 @@ class VolumeSuite:
         assert over.replaced and (await meta.getattr(new.ino)).in_trash
         with meta.store.round_trips() as n:
             await meta.publish(ROOT, [b"d", b"f"], self.content(9003, 30))
+        assert n.count == 1
+
+    async def test_publish_over_what_others_have_changed_takes_two_trips(self, meta: Meta) -> None:
+        other = Meta(meta.store, meta.format, clock_ns=meta.clock_ns)
+        await meta.mkdir(ROOT, b"d")
+        for warm in (8998, 8999):
+            await meta.publish(ROOT, [b"d", b"warm"], self.content(warm, 10))
+        d, _ = await meta.lookup(ROOT, b"d")
+
+        async def replaced() -> int:
+            return (await other.publish(ROOT, [b"d", b"f"], self.content(9100, 11))).ino
+
+        async def changed() -> int:
+            ino, _ = await other.lookup(d, b"f")
+            await other.setattr(ino, {"mode": 0o600})
+            return ino
+
+        async def made_by_others() -> int:
+            await other.rename(d, b"f", d, b"g")
+            return (await other.create(d, b"f"))[0]
+
+        await meta.publish(ROOT, [b"d", b"f"], self.content(9001, 10))
+        for at, change in enumerate((replaced, changed, made_by_others)):
+            old = await change()
+            with meta.store.round_trips() as n:
+                await meta.publish(ROOT, [b"d", b"f"], self.content(9200 + at, 12))
+            assert n.count == 2, change.__name__
+            assert (await meta.getattr(old)).in_trash
+        await other.unlink(d, b"f")
+        with meta.store.round_trips() as n:
+            made = await meta.publish(ROOT, [b"d", b"f"], self.content(9300, 13))
         assert n.count == 2
+        assert not made.replaced
 
     async def test_publish_notices_that_a_known_path_leads_elsewhere_now(self, meta: Meta) -> None:
         """Another client moved the directory away and made a new one of the same name."""
@@ -555,7 +587,7 @@ class VolumeSuite:
         assert (await meta.getattr(old.ino)).in_trash
         with meta.store.round_trips() as n:
             await meta.publish(ROOT, [b"f"], self.content(9003, 30))
-        assert n.count == 2
+        assert n.count == 1
         await self.set_trash(meta, 0)
         await meta.publish(ROOT, [b"f"], self.content(9004, 40))
         await self.idle(meta)

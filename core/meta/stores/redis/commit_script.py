@@ -11,8 +11,8 @@ number. After the first write the server itself refuses no more (memory, read-on
 Lua numbers are doubles: inodes, slice ids and times pass through as bytes or decimal text, never as numbers. Only
 link counts, seconds of zset scores and the sign of a reference count are looked at as numbers.
 
-Replies: 1 done; -n operation n (checks first, then writes) conflicts; {-n, entry, attribute} an entry that was
-expected to be missing is there; {freed fields, directories without statistics}.
+Replies: 1 done; -n operation n (checks first, then writes) conflicts; {-n, entry, attribute} the same for an entry or
+an inode (entry: false), with what is there; {freed fields, directories without statistics}.
 Source: format §2 (attribute layout), §3.4, §4.3–4.8.
 """
 
@@ -42,6 +42,13 @@ local function same_attr(raw, seen)
   return head == sub(seen, 1, 71) and tail(raw, n) == tail(seen, #seen)
 end
 
+-- Attribute of what a directory entry points to, nil for other hash fields: the next try needs it.
+local function directory(key) return match(sub(key, #P + 1), '^d%d+$') end
+local function entry(key, value)
+  if #value ~= 9 or not directory(key) then return nil end
+  return call('GET', P .. 'i' .. ino(value))
+end
+
 local function list(key) return table.concat(call('LRANGE', key, 0, -1)) end
 
 for i = 1, #checks do
@@ -59,21 +66,26 @@ for i = 1, #checks do
     a = a + 1
     local there = call('HGET', key, A[a])
     typed[key] = true
+    ok = not there
     if there then
-      -- An entry where none was expected: say what it is, the next try needs it.
-      if #there == 9 and sub(key, 1, #P + 1) == P .. 'd' then
-        return {-i, there, call('GET', P .. 'i' .. ino(there))}
-      end
-    else
-      ok = true
+      local found = entry(key, there)
+      if found then return {-i, there, found} end
     end
   elseif op == 'H' then
     a = a + 2
-    ok = call('HGET', key, A[a - 1]) == A[a]
+    local there = call('HGET', key, A[a - 1])
     typed[key] = true
+    ok = there == A[a]
+    if not ok then
+      local found = there and entry(key, there)
+      if found then return {-i, there, found} end
+      if not there and directory(key) then return {-i, false, false} end
+    end
   elseif op == 'A' then
     a = a + 1
-    ok = same_attr(call('GET', key), A[a])
+    local raw = call('GET', key)
+    ok = same_attr(raw, A[a])
+    if raw and not ok then return {-i, false, raw} end
   elseif op == 'M' then ok = call('EXISTS', key) == 0
   elseif op == 'E' then ok = call('EXISTS', key) == 1
   elseif op == 'S' then

@@ -264,8 +264,8 @@ class RedisStore(RecordStore):
             raise Conflict(str(key), key)
         if isinstance(reply[0], int):
             key = program.key_of(-reply[0], checks, writes)
-            node = self._attr(key, reply[2]) if len(reply) > 2 else None
-            raise Conflict(str(key), key, (self._entry(key, reply[1]), node))
+            entry = None if reply[1] is None else self._entry(key, reply[1])
+            raise Conflict(str(key), key, (entry, self._attr(key, reply[2])))
         freed, bare = reply
         return Outcome([_slice_of(field) for field in freed], [int(ino) for ino in bare])
 

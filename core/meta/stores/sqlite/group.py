@@ -93,9 +93,16 @@ class Group:
             else:
                 if key in self._pending:
                     self._flush(self._pending, key)
-                if self._reader.get(key) != seen:
-                    raise Conflict(str(key))
+                present = self._reader.get(key)
+                if present != seen:
+                    raise Conflict(str(key), key, self._found(key, present))
         return fresh
+
+    def _found(self, key: Key, present: Any) -> tuple[Any, Any] | None:
+        """What a conflict tells about an entry or an inode."""
+        if key[0] == k.ENTRY:
+            return (None, None) if present is None else (present, self._reader.get(k.node(present.ino)))
+        return (None, present) if key[0] == k.NODE and present is not None else None
 
     def _identity(self, ino: int) -> tuple[Any, ...] | None:
         found = self._identities.get(ino)
@@ -141,9 +148,7 @@ class Group:
         try:
             self._execute(self._texts.insert_entry, (key[1], key[2], value[0], value[1]))
         except sqlite3.IntegrityError:
-            entry = self._reader.get(key)
-            found = None if entry is None else (entry, self._reader.get(k.node(entry.ino)))
-            raise Conflict(str(key), key, found) from None
+            raise Conflict(str(key), key, self._found(key, self._reader.get(key))) from None
 
     def _put_node(self, key: Key, value: Attr) -> None:
         self._identities.pop(key[1], None)
