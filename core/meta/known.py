@@ -39,7 +39,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class KnownPlaces:
-    """What one client remembers; bounded, forgotten all at once."""
+    """What one client remembers; bounded, the oldest goes first."""
 
     def __init__(self) -> None:
         self._dirs: dict[tuple[int | bytes, ...], Place] = {}
@@ -72,10 +72,10 @@ class KnownPlaces:
             path.append((k.entry(at, name), step.entry))
             at = step.entry.ino
         if len(self._dirs) >= _MAX:
-            self._dirs.clear()
+            del self._dirs[next(iter(self._dirs))]
         self._dirs[(base, *names[:-1])] = Place(parent, attr, tuple(path))
 
     def learn_file(self, parent: int, name: bytes, ino: int, attr: Attr) -> None:
         if len(self._files) >= _MAX:
-            self._files.clear()
+            del self._files[next(iter(self._files))]
         self._files[(parent, name)] = (Entry(FILE, ino), attr)
