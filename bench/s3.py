@@ -10,6 +10,7 @@ See bench/README.md for what the figures can and can't say.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -23,24 +24,27 @@ from typing import Any, NamedTuple
 
 from bench.s3_servers import ACCESS_KEY, BUCKET, GATEWAYS, SECRET_KEY, Gateway, Unavailable, build_loadgen
 
+_runs = itertools.count(1)
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 
 
 class Load(NamedTuple):
-    """One workload. objects: number of keys it goes round."""
+    """One workload. objects: number of keys it goes round. fresh: keys that no run before has used."""
 
     title: str
     method: str
     size: int
     connections: int
     objects: int
+    fresh: bool = False
 
 
 MIB = 1 << 20
 LOADS = [
-    Load("PUT 1 KiB × 1", "PUT", 1024, 1, 2000),
+    Load("PUT 1 KiB × 1", "PUT", 1024, 1, 1_000_000, fresh=True),
     Load("GET 1 KiB × 1", "GET", 1024, 1, 500),
-    Load("PUT 1 KiB × 32", "PUT", 1024, 32, 2000),
+    Load("PUT 1 KiB × 32", "PUT", 1024, 32, 1_000_000, fresh=True),
+    Load("replace 1 KiB × 32", "PUT", 1024, 32, 500),
     Load("GET 1 KiB × 32", "GET", 1024, 32, 500),
     Load("PUT 64 MiB × 2", "PUT", 64 * MIB, 2, 4),
     Load("GET 64 MiB × 2", "GET", 64 * MIB, 2, 4),
@@ -86,7 +90,7 @@ def loadgen(program: str, gateway: Gateway, load: Load, *options: str) -> dict[s
     command = [
         program, "-address", f"127.0.0.1:{gateway.port}", "-bucket", BUCKET, "-access-key", ACCESS_KEY,
         "-method", load.method, "-size", str(load.size), "-connections", str(load.connections),
-        "-objects", str(load.objects), "-prefix", f"{load.size}-objects/", *options,
+        "-objects", str(load.objects), "-prefix", f"{load.size}-{next(_runs) if load.fresh else 0}/", *options,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LOADGEN_SECRET_KEY": SECRET_KEY})
     if not done.stdout:
@@ -111,7 +115,7 @@ def measure(program: str, gateway: Gateway, load: Load, seconds: float, signed: 
 def prepare(program: str, gateway: Gateway) -> None:
     """Make the bucket where it isn't the volume, and every object that will be read."""
     loadgen(program, gateway, Load("", "MAKE-BUCKET", 0, 1, 1))
-    for load in {(load.size, load.objects): load for load in LOADS}.values():
+    for load in {load.size: load for load in LOADS if not load.fresh}.values():
         fill = load._replace(method="PUT", connections=2)
         filled = loadgen(program, gateway, fill, "-count", str(load.objects), "-duration", "60s")
         if filled["errors"] or filled["ops"] < load.objects:

@@ -115,7 +115,7 @@ def test_two_random_prefers_old_blocks() -> None:
     for b in index.victims("2-random", index.used // 2, 1 << 60):
         index.drop(b)
     ages = [b[0] for b in index.blocks()]
-    assert sum(a >= 500 for a in ages) > 320  # 250 would be blind chance
+    assert sum(a >= 500 for a in ages) > 280  # 250 would be blind chance, with a deviation of 11
 
 
 def test_item_limits_count_too(tmp_path: Path) -> None:
