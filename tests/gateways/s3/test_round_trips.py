@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from core.meta.format import Format
+from core.meta.format import new_format
 from core.object.api import Buffer
 from core.object.file import FileStore
 from core.volume import Volume, format_volume, open_volume
@@ -54,9 +53,7 @@ async def volume(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         url = f"sqlite3://{tmp_path}/meta.db"
     else:
         url = request.getfixturevalue("redis").url(7)
-    await format_volume(
-        url, Format(name="vol", uuid=str(uuid.uuid4()), bucket=f"{tmp_path}/o/", trash_days=1), force=True
-    )
+    await format_volume(url, new_format("vol", bucket=f"{tmp_path}/o/"), force=True)
     volume = await open_volume(url, heartbeat_s=0)
     for entry in await volume.fs.list_dir(1):
         await volume.fs.remove_tree(b"/" + entry.name)
