@@ -53,6 +53,9 @@ class Worker(NamedTuple):
     all_metrics: Metrics  # for rendering /metrics
 
 
+#: Signals closer together than this are one.
+_SAME_WISH_S = 0.5
+
 #: Opens what the application needs on the worker's loop, yields it, and closes everything afterwards.
 BuildApp = Callable[[Worker], AbstractAsyncContextManager[Application]]
 
@@ -185,8 +188,15 @@ def _stop_signals(parent_fd: int) -> asyncio.Event:
     """Set by SIGTERM, SIGINT or the parent's end; without a parent, a second signal ends the process."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    asked = 0.0
 
     def on_signal() -> None:
+        nonlocal asked
+        # timeout(1) signals its child and then the whole group: one wish, said twice.
+        if stop.is_set() and loop.time() - asked < _SAME_WISH_S:
+            return
+        if not stop.is_set():
+            asked = loop.time()
         # systemd signals every process of a service, and then the parent says it again: only the parent knows
         # whether it was asked twice.
         if stop.is_set() and parent_fd < 0:
@@ -233,6 +243,7 @@ class _Parent:
         self._selector = selectors.DefaultSelector()
         self._alive_read, self._alive_write = os.pipe()
         self._stopping = False
+        self._asked = 0.0
         self._status = 0
 
     def run(self) -> int:
@@ -358,6 +369,8 @@ class _Parent:
 
     def _stop(self, why: str) -> None:
         again = self._stopping
+        if again and time.monotonic() - self._asked < _SAME_WISH_S:
+            return
         if again:
             log.warning("second signal (%s): running requests are cut off", why)
         else:
@@ -365,6 +378,7 @@ class _Parent:
             # Else new connections would be accepted by nobody and hang until the last worker has ended.
             self._job.sock.close()
             self._on_ready = None
+            self._asked = time.monotonic()
         self._stopping = True
         for child in self._children:
             child.restart_at = None

@@ -23,7 +23,8 @@ from core.meta import keys as k
 from core.meta.records import CHUNK_SIZE, DIRECTORY, FILE, SYMLINK, TRASH, decode_slices
 from core.meta.store import RecordStore
 from core.vfs.handles import Handle
-from tests.conformance.volume.suite import Ticking, check_invariants
+from tests.conformance.volume.base import Ticking
+from tests.conformance.volume.invariants import check_invariants
 from tests.model.reference import WINDOWS, Node, Refused, Tree
 from tests.unit.chunk.doubles import BLOCK, FaultyStore
 from tests.unit.vfs.volume import Client, make_client, new_volume

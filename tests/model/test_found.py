@@ -10,7 +10,7 @@ import pytest
 from core.errors import FsError
 from core.meta.namespace import RENAME_EXCHANGE
 from core.meta.records import ROOT
-from tests.conformance.volume.suite import check_invariants
+from tests.conformance.volume.invariants import check_invariants
 from tests.unit.chunk.doubles import FaultyStore
 from tests.unit.vfs.volume import make_client, new_volume
 

@@ -16,7 +16,7 @@ from core.errors import FsError, ObjectError
 from core.meta.records import ROOT
 from core.meta.stores.memory import MemoryStore
 from core.vfs.handles import Handle
-from tests.conformance.volume.suite import Ticking
+from tests.conformance.volume.base import Ticking
 from tests.conftest import seed_value
 from tests.unit.chunk.doubles import BLOCK, FaultyStore
 from tests.unit.vfs.volume import Client, make_client, new_volume

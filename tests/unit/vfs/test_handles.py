@@ -19,7 +19,8 @@ from core.meta.caller import Caller
 from core.meta.records import CHUNK_SIZE, ROOT, Slice
 from core.meta.stores.memory import MemoryStore
 from core.vfs.handles import Handle
-from tests.conformance.volume.suite import Ticking, check_invariants
+from tests.conformance.volume.base import Ticking
+from tests.conformance.volume.invariants import check_invariants
 from tests.unit.chunk.doubles import BLOCK, FaultyStore, noise, settle
 from tests.unit.vfs.volume import Client, make_client, new_volume
 

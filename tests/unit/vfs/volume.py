@@ -16,7 +16,8 @@ from core.meta.store import RecordStore
 from core.meta.stores.memory import MemoryStore
 from core.vfs.filesystem import FileSystem
 from core.vfs.vfs import VFS
-from tests.conformance.volume.suite import Ticking, check_invariants
+from tests.conformance.volume.base import Ticking
+from tests.conformance.volume.invariants import check_invariants
 from tests.unit.chunk.doubles import BLOCK, FaultyStore, NoWait, settle
 
 __all__ = ["BLOCK", "Client", "ToldClock", "make_client", "new_volume"]
