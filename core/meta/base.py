@@ -276,7 +276,7 @@ class MetaBase:
             if over_space or over_inodes:
                 who = ("directory inode", "user", "group")[kind]
                 what = "space" if over_space else "number of files"
-                raise FsError(errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; see `sluice quota list`")
+                raise FsError(errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; remove files, or have it raised")
         tx.add(k.quota(kind, ident), (space, inodes))
         tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
 
@@ -346,4 +346,5 @@ class MetaBase:
             self._recounting.discard(ino)
 
     async def recount_directory(self, ino: int) -> None:
+        """Count the entries of a directory anew (`core/meta/jobs.py` does it)."""
         raise NotImplementedError

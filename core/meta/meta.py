@@ -30,7 +30,7 @@ class Meta(Jobs):
     """Namespace, attributes, data, publish, sessions, trash and jobs in one object."""
 
     async def statfs(self) -> StatFs:
-        """Semantics §2.5 without the quota part (`sluice quota`)."""
+        """Semantics §2.5 without the part about directory quotas."""
         space, inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
         used, used_inodes = max(0, space), max(0, inodes)
         if self.capacity:
