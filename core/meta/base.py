@@ -276,7 +276,9 @@ class MetaBase:
             if over_space or over_inodes:
                 who = ("directory inode", "user", "group")[kind]
                 what = "space" if over_space else "number of files"
-                raise FsError(errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; remove files, or have it raised")
+                raise FsError(
+                    errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; remove files, or have it raised"
+                )
         tx.add(k.quota(kind, ident), (space, inodes))
         tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
 
