@@ -38,11 +38,17 @@ class FsError(OSError):
 
 
 class MetaError(FsError):
-    """The metadata store failed or can't be reached (EIO). `retryable`: the same call may work later."""
+    """The metadata store failed or can't be reached (EIO). `retryable`: the same call may work later.
 
-    def __init__(self, message: str, *, retryable: bool = False, errno: int = _errno.EIO) -> None:
+    uncertain: the connection was lost after a commit had been sent, so it may or may not have been applied.
+    """
+
+    def __init__(
+        self, message: str, *, retryable: bool = False, errno: int = _errno.EIO, uncertain: bool = False
+    ) -> None:
         super().__init__(errno, message)
         self.retryable = retryable
+        self.uncertain = uncertain
 
 
 class Conflict(SluiceError):

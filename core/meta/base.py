@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import FsError, MetaError
-from core.meta import acl as aclmod, keys as k
+from core.meta import acl as aclmod, changelog, keys as k
 from core.meta.caller import Caller
 from core.meta.ids import inode_pool, slice_pool
 from core.meta.records import (
@@ -89,6 +89,7 @@ class MetaBase:
         self._used_inodes = 0
         self._background: set[asyncio.Task[None]] = set()
         self._recounting: set[int] = set()
+        self._logged = 0
         self.use_format(fmt)
 
     def use_format(self, fmt: Format) -> None:
@@ -98,6 +99,16 @@ class MetaBase:
         self.capacity: int = fmt.capacity
         self.max_inodes: int = fmt.inodes
         self.user_group_quota: bool = fmt.user_group_quota
+        self.change_log: bool = fmt.change_log and self.store.caps.change_log
+
+    def log_change(
+        self, tx: Tx, op: str, *args: changelog.Argument, result: int | str | None = None, now: int | None = None
+    ) -> None:
+        """Add a line to the change log with the commit of `tx`; nothing if the volume keeps none (format §9)."""
+        if self.change_log:
+            self._logged += 1
+            when = self.clock_ns() if now is None else now
+            tx.log(changelog.line(when, op, args, result, self.sid, self._logged))
 
     # -- small rules ---------------------------------------------------------------------------------------------
 

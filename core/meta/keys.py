@@ -30,6 +30,7 @@ SQL rows, binary keys); nobody else knows that form. Values, by kind:
 | flocks(ino) | dict[(sid, owner), str] | "R" or "W" |
 | plocks(ino) | dict[(sid, owner), bytes] | 24-byte lock records |
 | acl(id) | bytes | binary rule, format §1.12 |
+| changelog(version) | bytes | one line, format §9; written by `log`, read by `scan`, removed by `trim_log` |
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ DETACHED: Final = "N"
 FLOCKS: Final = "F"
 PLOCKS: Final = "P"
 ACL: Final = "R"
+CHANGELOG: Final = "LOG"
 
 
 def setting() -> Key:
@@ -158,3 +160,7 @@ def plocks(ino: int) -> Key:
 
 def acl(rule_id: int) -> Key:
     return (ACL, rule_id)
+
+
+def changelog(version: int) -> Key:
+    return (CHANGELOG, version)

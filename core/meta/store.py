@@ -36,6 +36,7 @@ ADD: Final = 2  # relative: int, DirStat, or (space, inodes) for quotas; see `Tx
 APPEND: Final = 3  # bytes at the end of a chunk value, creating it
 PATCH: Final = 4  # NodePatch on an existing inode; a missing inode fails the commit with Conflict
 PUT_NEW: Final = 5  # create unless present (present is fine, nothing changes)
+LOG: Final = 6  # one more line of the change log, in the same transaction; key (CHANGELOG,), value bytes (format §9)
 
 Write = tuple[int, Key, Any]
 
@@ -47,6 +48,18 @@ IDENTITY: Final = 1
 Check = tuple[int, Key, Any]
 
 MAX_TRIES: Final = 50
+
+
+#: Kinds whose value tells who wrote it.
+_PROVES: Final = frozenset((k.NODE, k.ENTRY, k.CHUNK, k.SYMLINK, k.DELSLICES))
+
+
+def _holds(chunk: bytes, records: bytes) -> bool:
+    """Are these slice records in a chunk, whole and together?"""
+    at = chunk.find(records)
+    while at > 0 and at % 24:
+        at = chunk.find(records, at + 1)
+    return at >= 0
 
 
 class DirEntry(NamedTuple):
@@ -87,6 +100,10 @@ class Capabilities(NamedTuple):
     max_id: int = 0xFFFFFFFF  # largest uid or gid
     shared: bool = True  # several processes may open it
     enumerate_chunks: bool = True  # chunks(ino, n) finds what exists; else it asks for every index below n
+    text_xattr_names: bool = False  # names of extended attributes must be UTF-8
+    max_xattr: int = 65536  # bytes in the value of an extended attribute
+    max_writes: int = 0  # most records one commit may touch (writes and checks); 0: as many as memory holds
+    change_log: bool = True
 
 
 class Outcome(NamedTuple):
@@ -165,8 +182,9 @@ class RecordStore(ABC):
         """Every record of a kind, page by page, in no order that could be relied upon.
 
         Kinds: NODE, ENTRY, CHUNK, XATTR, SYMLINK, SLICEREF, DELFILE, DELSLICES, SESSION, SUSTAINED, DETACHED,
-        DIRSTAT, QUOTA, FLOCKS, PLOCKS, ACL.
-        `start`: SUSTAINED takes a sid; SLICEREF takes an int t: only records with count <= t.
+        DIRSTAT, QUOTA, FLOCKS, PLOCKS, ACL, PARENT (link counts > 0 of inodes whose parent is 0), CHANGELOG.
+        `start`: SUSTAINED takes a sid; SLICEREF takes an int t: only records with count <= t; CHANGELOG takes a
+        version v: only later lines. CHANGELOG comes in ascending order.
         """
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -185,6 +203,10 @@ class RecordStore(ABC):
     @abstractmethod
     async def gate(self, name: str, now: int, min_age_s: int) -> bool:
         """Set-if-small: False if counter `name` > now - min_age_s; else store now and return True (format §1.9)."""
+
+    async def trim_log(self, upto: int) -> int:
+        """Remove change-log lines with version <= upto; returns how many. Stores without a log have nothing to do."""
+        return 0
 
     # -- transactions -------------------------------------------------------------------------------------------
 
@@ -208,14 +230,45 @@ class RecordStore(ABC):
                 return result
             try:
                 tx.outcome = await self.commit(tx.checks, tx.writes)
-                for effect in tx.after:
-                    effect()
-                return result
             except Conflict as conflict:
                 lost = conflict
                 # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out.
                 await asyncio.sleep(random.randrange((attempt + 1) ** 2) / 1000)  # noqa: S311
+                continue
+            except MetaError as error:
+                if not error.uncertain or not await self._was_applied(tx, error):
+                    raise
+            for effect in tx.after:
+                effect()
+            return result
         raise MetaError(f"{self.name}: transaction lost {MAX_TRIES} races; too much contention", retryable=True)
+
+    async def _was_applied(self, tx: Tx, error: MetaError) -> bool:
+        """The answer to a commit was lost. True if the database holds what it wrote; else the caller gets `error`.
+
+        It is never sent a second time: the server may still be at work on the first. Values that prove it are those
+        with an inode number, a slice id or a time that only this client hands out.
+        """
+        wanted: dict[Key, Any] = {}
+        appended: dict[Key, bytes] = {}
+        for op, key, value in tx.writes:
+            if op in (PUT, DELETE) and key[0] in _PROVES:
+                wanted[key] = value
+            elif op == APPEND:
+                appended[key] = value
+            elif op == PATCH:
+                wanted.pop(key, None)
+        proofs = [key for key, value in wanted.items() if value is not None]
+        if not proofs and not appended:
+            return False
+        keys = [*wanted, *appended]
+        try:
+            found = dict(zip(keys, await self.read(*keys), strict=True))
+        except MetaError:
+            raise error from None
+        return all(found[key] == value for key, value in wanted.items()) and all(
+            _holds(found[key] or b"", value) for key, value in appended.items()
+        )
 
 
 class Tx:
@@ -273,8 +326,12 @@ class Tx:
     def patch(self, ino: int, patch: NodePatch) -> None:
         self.writes.append((PATCH, k.node(ino), patch))
 
+    def log(self, line: bytes) -> None:
+        """One line of the change log; see `MetaBase.log_change`."""
+        self.writes.append((LOG, (k.CHANGELOG,), line))
+
 
 __all__ = [
-    "ADD", "APPEND", "DELETE", "EXACT", "IDENTITY", "PATCH", "PUT", "PUT_NEW", "Capabilities", "Check", "Conflict",
-    "DirEntry", "FsError", "Outcome", "RecordStore", "Resolved", "Step", "Trips", "Tx", "Write",
+    "ADD", "APPEND", "DELETE", "EXACT", "IDENTITY", "LOG", "PATCH", "PUT", "PUT_NEW", "Capabilities", "Check",
+    "Conflict", "DirEntry", "FsError", "Outcome", "RecordStore", "Resolved", "Step", "Trips", "Tx", "Write",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from core.meta.store import (
     APPEND,
     DELETE,
     EXACT,
+    LOG,
     PATCH,
     PUT,
     PUT_NEW,
@@ -50,6 +51,7 @@ class MemoryStore(RecordStore):
         self._records: dict[Key, Any] = {}
         self._names: dict[int, list[bytes]] = {}  # per directory, sorted
         self._groups: dict[tuple[str, int], set[Any]] = {}  # members of the dict kinds
+        self._logged = 0
 
     async def open(self) -> None:
         return None
@@ -133,6 +135,8 @@ class MemoryStore(RecordStore):
                 continue
             if kind == k.SLICEREF and start is not None and value > start:
                 continue
+            if (kind == k.CHANGELOG and start is not None and key[1] <= start) or (kind == k.PARENT and value <= 0):
+                continue
             yield key, value
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -176,6 +180,9 @@ class MemoryStore(RecordStore):
             )
         elif op == ADD:
             self._add(key, value, outcome)
+        elif op == LOG:
+            self._logged += 1
+            self._records[k.changelog(self._logged)] = value
 
     def _add(self, key: Key, delta: Any, outcome: Outcome) -> None:
         kind, old = key[0], self._get(key)
@@ -235,6 +242,12 @@ class MemoryStore(RecordStore):
             return False
         self._records[k.counter(name)] = now
         return True
+
+    async def trim_log(self, upto: int) -> int:
+        old = [key for key in self._records if key[0] == k.CHANGELOG and key[1] <= upto]
+        for key in old:
+            del self._records[key]
+        return len(old)
 
 
 def same_identity(a: Attr | None, b: Attr | None) -> bool:
