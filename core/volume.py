@@ -7,9 +7,10 @@ The record store comes from the URL's scheme, the object store from the volume's
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 from core.chunk.blockcache import BlockCache
 from core.chunk.cachedir import CacheLimits
@@ -29,24 +30,40 @@ DEFAULT_BUFFER = 300 << 20
 UUID_OBJECT = "juicefs_uuid"
 
 
+#: Scheme of a metadata URL -> module and class of the record store, and the extra that brings its client library.
+#: Imported when used, so that nobody pays for a database they don't have.
+_ENGINES: Final[dict[str, tuple[str, str, str]]] = {
+    "sqlite3": ("core.meta.stores.sqlite", "SQLiteStore", ""),
+    "redis": ("core.meta.stores.redis", "RedisStore", ""),
+    "rediss": ("core.meta.stores.redis", "RedisStore", ""),
+    "unix": ("core.meta.stores.redis", "RedisStore", ""),
+    "postgres": ("core.meta.stores.postgres", "PostgresStore", "postgres"),
+    "mysql": ("core.meta.stores.mysql", "MySQLStore", "mysql"),
+    "etcd": ("core.meta.stores.etcd", "EtcdStore", "etcd"),
+    "tikv": ("core.meta.stores.tikv", "TiKVStore", "tikv"),
+    "memkv": ("core.meta.stores.memory", "MemoryStore", ""),
+}
+
+
 def open_record_store(meta_url: str) -> RecordStore:
     """The record store that a metadata URL names; not connected yet. Text without `://` is a Redis address."""
-    scheme = parse_meta_url(meta_url).scheme
-    if scheme == "sqlite3":
-        from core.meta.stores.sqlite import SQLiteStore
-
-        return SQLiteStore.from_url(meta_url)
-    if scheme in ("redis", "rediss", "unix"):
-        from core.meta.stores.redis import RedisStore
-
-        return RedisStore(meta_url)
-    if scheme == "memkv":
-        from core.meta.stores.memory import MemoryStore
-
-        return MemoryStore()
-    raise ConfigError(
-        f"metadata scheme {scheme!r} is not supported; use sqlite3://PATH, redis://HOST:PORT/DB or unix://"
-    )
+    parsed = parse_meta_url(meta_url)
+    engine = _ENGINES.get(parsed.scheme)
+    if engine is None:
+        raise ConfigError(
+            f"metadata scheme {parsed.scheme!r} is not supported; use sqlite3://PATH, redis://HOST:PORT/DB, "
+            "postgres://USER@HOST/DB, mysql://USER@(HOST:3306)/DB, etcd://HOST:2379/PREFIX or tikv://PD:2379/PREFIX"
+        )
+    module, name, extra = engine
+    try:
+        store: type[RecordStore] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as e:
+        if not extra or (e.name or "").startswith("core."):
+            raise
+        raise ConfigError(
+            f"{parsed.scheme}:// needs the Python package {e.name}; install it with `pip install 'sluicefs[{extra}]'`"
+        ) from e
+    return store.from_url(meta_url)
 
 
 class Volume:

@@ -25,14 +25,23 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "config": ("Administration", "Show or change a volume's settings."),
     "gc": ("Administration", "Find, and with --delete remove, objects that no file uses."),
     "fsck": ("Administration", "Recount a volume's records; with --repair set right what is wrong."),
+    "quota": ("Administration", "Limits on directories, users and groups."),
+    "restore": ("Administration", "Put files of the trash back."),
+    "compact": ("Administration", "Merge the slices of files that were written in pieces."),
+    "check": ("Administration", "Prove counters, links, statistics and references; change nothing."),
+    "dump": ("Administration", "Write all metadata to a file, as JSON or as a binary backup."),
+    "load": ("Administration", "Fill an empty database from a dump or backup."),
     "status": ("Inspection", "Settings, clients and usage of a volume."),
     "info": ("Inspection", "Where the data of a file lies."),
+    "summary": ("Inspection", "Space and files of a tree, largest first."),
     "version": ("Inspection", "Version of this program."),
     "serve": ("Service", "Open doors over a volume; --demo makes one to try."),
     "gateway": ("Service", "Serve a volume through the S3 protocol."),
     "ls": ("Utility", "List a folder of a volume."),
     "cp": ("Utility", "Copy files into, out of or inside a volume."),
     "rm": ("Utility", "Remove files of a volume."),
+    "rmr": ("Utility", "Remove whole trees."),
+    "clone": ("Utility", "Copy a file or tree without copying its data."),
 }
 _GROUPS: Final = ("Administration", "Inspection", "Service", "Utility")
 _HELP: Final = {"help_option_names": ["-h", "--help"]}

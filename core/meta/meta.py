@@ -7,10 +7,17 @@ from typing import NamedTuple
 
 from core.errors import VolumeError
 from core.meta import keys as k
+from core.meta.clone import Clone
+from core.meta.compact import Compaction
 from core.meta.format import Format
 from core.meta.jobs import Jobs
+from core.meta.locks import Locks
+from core.meta.quota import Quotas
+from core.meta.ranges import Ranges
 from core.meta.records import DIRECTORY, ROOT, TRASH, Attr, DirStat
+from core.meta.restore import Restore
 from core.meta.store import DELETE, EXACT, PUT, PUT_NEW, RecordStore, Write
+from core.meta.tree import Trees
 
 _PIB = 1 << 50
 _TEN_MI = 10 << 20
@@ -26,8 +33,8 @@ class StatFs(NamedTuple):
     available_inodes: int
 
 
-class Meta(Jobs):
-    """Namespace, attributes, data, publish, sessions, trash and jobs in one object."""
+class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges):
+    """Every operation in one object; each base class is one concern, in a module of that name."""
 
     async def statfs(self) -> StatFs:
         """Semantics §2.5 without the part about directory quotas."""

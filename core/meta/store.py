@@ -134,6 +134,11 @@ class RecordStore(ABC):
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def from_url(cls, url: str) -> RecordStore:
+        """Not connected yet. ConfigError names what is wrong with the URL; passwords are never shown."""
+        raise NotImplementedError
+
     @abstractmethod
     async def open(self) -> None:
         """Connect. Doesn't create anything."""

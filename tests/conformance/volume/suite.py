@@ -9,13 +9,24 @@ parents and slice references from the records.
 from __future__ import annotations
 
 from tests.conformance.volume.attributes import Attributes
+from tests.conformance.volume.clone import Clone
+from tests.conformance.volume.compaction import Compaction
+from tests.conformance.volume.concurrency import Concurrency
 from tests.conformance.volume.data import Data
 from tests.conformance.volume.invariants import check_invariants
+from tests.conformance.volume.jobs import Jobs
+from tests.conformance.volume.locks import Locks
 from tests.conformance.volume.namespace import Namespace
 from tests.conformance.volume.publish import Publishing
+from tests.conformance.volume.quotas import Quotas
+from tests.conformance.volume.ranges import Ranges
+from tests.conformance.volume.trash import Trash
+from tests.conformance.volume.trees import Trees
 
 
-class VolumeSuite(Namespace, Attributes, Data, Publishing):
+class VolumeSuite(
+    Namespace, Attributes, Data, Publishing, Ranges, Compaction, Clone, Locks, Quotas, Trash, Trees, Jobs, Concurrency
+):
     """Everything. A store is proven by a class of a few lines that provides the `store` fixture."""
 
 

@@ -73,6 +73,10 @@ class RedisStore(RecordStore):
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def from_url(cls, url: str) -> RedisStore:
+        return cls(url)
+
     async def open(self) -> None:
         await self._connection.open()
         if self._fixed_prefix is None:
