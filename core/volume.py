@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import logging
 import os
 import time
 from typing import Any, Final
@@ -25,6 +26,8 @@ from core.meta.store import RecordStore
 from core.object.api import ObjectStore
 from core.object.open import normalise_bucket, open_store, prove
 from core.vfs.filesystem import FileSystem
+
+log = logging.getLogger("sluice.volume")
 
 DEFAULT_BUFFER = 300 << 20
 UUID_OBJECT = "juicefs_uuid"
@@ -135,11 +138,8 @@ async def open_volume(
     slices: BlockSliceStore | None = None
     try:
         fmt = await require_format(store, mask_url(meta_url))
-        if fmt.change_log and not read_only:
-            raise VolumeError(
-                f"volume {fmt.name} keeps a change log, which this client doesn't write yet, so its readers would miss"
-                " our changes; open it with --read-only, or switch the log off with `juicefs config --changelog=false`"
-            )
+        if fmt.change_log and not store.caps.change_log:
+            log.warning("volume %s asks for a change log, which %s can't keep: none is written", fmt.name, store.name)
         objects = open_objects(
             fmt, storage=storage, bucket=bucket, upload_limit=upload_limit, download_limit=download_limit
         )

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from core.errors import FsError, MetaError
 from core.meta import acl as aclmod, changelog, keys as k
 from core.meta.caller import Caller
@@ -40,7 +42,14 @@ READ: Final = 4
 WRITE: Final = 2
 EXECUTE: Final = 1
 
+#: When reading changes the access time (semantics §1.8).
+NOATIME: Final = "noatime"
+RELATIME: Final = "relatime"
+STRICTATIME: Final = "strictatime"
+
 _SETGID: Final = 0o2000
+_DAY_NS: Final = 86400 * 1_000_000_000
+_SECOND_NS: Final = 1_000_000_000
 _MAX_CACHED_DIRS: Final = 100_000
 
 
@@ -69,11 +78,14 @@ class MetaBase:
         clock_ns: Callable[[], int] = time.time_ns,
         read_only: bool = False,
         skip_dir_mtime_ns: int = 0,
+        atime_mode: str = NOATIME,
     ) -> None:
         self.store = store
         self.clock_ns = clock_ns
         self.read_only = read_only
         self.skip_dir_mtime_ns = skip_dir_mtime_ns
+        self.atime_mode = atime_mode
+        self._accessed: set[int] = set()  # inodes whose access time is being written
         self.sid = 0
         self.inodes = inode_pool(store)
         self.slice_ids = slice_pool(store)
@@ -153,6 +165,45 @@ class MetaBase:
             and (attr is None or caller.uid != attr.uid)
         )
 
+    # -- access time ---------------------------------------------------------------------------------------------
+
+    def note_access(self, ino: int, attr: Attr) -> None:
+        """Something of this inode was read: write its access time if the mode asks for it. Nobody waits for that."""
+        if self._wants_atime(attr) and ino not in self._accessed:
+            self._accessed.add(ino)
+            self.spawn(self._write_atime(ino))
+
+    def _wants_atime(self, attr: Attr) -> bool:
+        if self.atime_mode == NOATIME or self.read_only:
+            return False
+        age = self.clock_ns() - attr.atime_ns
+        stale = attr.mtime_ns > attr.atime_ns or attr.ctime_ns > attr.atime_ns or age > _DAY_NS
+        return stale or (self.atime_mode == STRICTATIME and age > _SECOND_NS)
+
+    async def _write_atime(self, ino: int) -> None:
+        async def body(tx: Tx) -> None:
+            (attr,) = await tx.read(k.node(ino))
+            if attr is not None and self._wants_atime(attr):
+                now = self.clock_ns()
+                tx.put(k.node(ino), msgspec.structs.replace(attr, atime_ns=now))
+                self.log_change(tx, "ACCESS", ino, now=now)
+
+        try:
+            await self.store.transact(body)
+        finally:
+            self._accessed.discard(ino)
+
+    # -- what the format can hold --------------------------------------------------------------------------------
+
+    def require_ids(self, *ids: int) -> None:
+        """EINVAL for a uid or gid that this metadata engine has no room for (format §5.2)."""
+        for ident in ids:
+            if not 0 <= ident <= self.store.caps.max_id:
+                raise FsError(
+                    errno.EINVAL,
+                    f"{self.store.name} holds user and group ids up to {self.store.caps.max_id} only, not {ident}",
+                )
+
     # -- directory checks ----------------------------------------------------------------------------------------
 
     async def require_target_dir(self, caller: Caller, parent: int, attr: Attr | None, name: bytes) -> Attr:
@@ -216,6 +267,7 @@ class MetaBase:
                 default = pattr.default_acl
         else:
             mode &= ~umask
+        self.require_ids(caller.uid, caller.gid)
         gid = caller.gid
         if pattr.mode & _SETGID:
             gid = pattr.gid

@@ -28,11 +28,23 @@ SET_MTIME_NOW: Final = 0x100
 SET_TIER: Final = 0x400
 SET_FLAGS: Final = 0x8000
 
+_MASKS: Final = {
+    "mode": SET_MODE, "uid": SET_UID, "gid": SET_GID, "atime_ns": SET_ATIME, "mtime_ns": SET_MTIME, "flags": SET_FLAGS,
+    "tier": SET_TIER,
+}  # fmt: skip
+_MASKS_NOW: Final = {"atime_ns": SET_ATIME_NOW, "mtime_ns": SET_MTIME_NOW}
+
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
-MAX_XATTR: Final = 65536
-
 _NO_ATTR: Final = errno.ENODATA
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Inodes(Rename):
@@ -58,11 +70,22 @@ class Inodes(Rename):
             new = msgspec.structs.replace(new, ctime_ns=self.clock_ns())
             tx.put(k.node(ino), new)
             self._charge_owner_change(tx, attr, new)
+            self.log_setattr(tx, ino, changes, new)
             return tx, new
 
         tx, attr = await self.store.transact(body)
         self.after_commit(tx)
         return attr
+
+    def log_setattr(self, tx: Tx, ino: int, changes: Mapping[str, Any], new: Attr) -> None:
+        mask = 0
+        for field, value in changes.items():
+            mask |= _MASKS[field] if value != "now" else _MASKS_NOW[field]
+        (a_s, a_n), (m_s, m_n), (c_s, c_n) = (divmod(t, 10**9) for t in (new.atime_ns, new.mtime_ns, new.ctime_ns))
+        self.log_change(
+            tx, "SETATTR", ino, mask, 0, new.uid, new.gid, new.mode, new.flags, a_s, m_s, a_n, m_n, c_s, c_n,
+            new.access_acl, now=new.ctime_ns,
+        )  # fmt: skip
 
     def _charge_owner_change(self, tx: Tx, old: Attr, new: Attr) -> None:
         if not self.user_group_quota or old.type not in (FILE, DIRECTORY):
@@ -77,6 +100,7 @@ class Inodes(Rename):
         """Rules 3–18 of §5.1 on one attribute record."""
         owner = caller.uid == 0 or caller.uid == attr.uid
         chown = "uid" in want or "gid" in want
+        self.require_ids(want.get("uid", 0), want.get("gid", 0))
         new = attr
         if chown and "mode" in want:
             want["mode"] |= attr.mode & 0o6000
@@ -146,6 +170,7 @@ class Inodes(Rename):
             raise FsError(errno.EPERM, f"inode {ino} is immutable or in the trash")
         if attr.flags & FLAG_APPEND and ((write and not append) or truncate):
             raise FsError(errno.EPERM, f"inode {ino} is append-only")
+        self.note_access(ino, attr)
         return attr
 
     # -- extended attributes -------------------------------------------------------------------------------------
@@ -178,8 +203,15 @@ class Inodes(Rename):
     def require_xattr(self, name: bytes, value: bytes | None = None) -> None:
         if not name:
             raise FsError(errno.EINVAL, "empty name of an extended attribute")
-        if len(name) > 255 or (value is not None and len(value) > MAX_XATTR):
-            raise FsError(errno.ERANGE, f"extended attribute {show(name[:40])!r}: name over 255 or value over 64 KiB")
+        limit = self.store.caps.max_xattr
+        if len(name) > 255 or (value is not None and len(value) > limit):
+            raise FsError(
+                errno.ERANGE, f"extended attribute {show(name[:40])!r}: name over 255 bytes or value over {limit}"
+            )
+        if self.store.caps.text_xattr_names and not _is_utf8(name):
+            raise FsError(
+                errno.EINVAL, f"{self.store.name} holds names of extended attributes as UTF-8 text, not {show(name)!r}"
+            )
         if value is not None and not value and not self.store.caps.empty_xattr:
             raise FsError(errno.EINVAL, f"{self.store.name} can't hold the empty extended attribute {show(name)!r}")
 
@@ -201,6 +233,7 @@ class Inodes(Rename):
                 if flags == XATTR_REPLACE and old is None:
                     raise FsError(_NO_ATTR, f"inode {ino} has no extended attribute {show(name)!r}")
             tx.put(k.xattr(ino, name), value)
+            self.log_change(tx, "SETXATTR", ino, name, value, flags)
 
         await self.store.transact(body)
 
@@ -218,8 +251,10 @@ class Inodes(Rename):
             for name, value in values.items():
                 if value is None:
                     tx.delete(k.xattr(ino, name))
+                    self.log_change(tx, "REMOVEXATTR", ino, name)
                 else:
                     tx.put(k.xattr(ino, name), value)
+                    self.log_change(tx, "SETXATTR", ino, name, value, 0)
 
         await self.store.transact(body)
 
@@ -235,6 +270,7 @@ class Inodes(Rename):
             if old is None:
                 raise FsError(_NO_ATTR, f"inode {ino} has no extended attribute {show(name)!r}")
             tx.delete(k.xattr(ino, name))
+            self.log_change(tx, "REMOVEXATTR", ino, name)
 
         await self.store.transact(body)
 
@@ -260,6 +296,7 @@ class Inodes(Rename):
             new = await self._with_acl(new, default, rule)
             if new != attr:
                 tx.put(k.node(ino), msgspec.structs.replace(new, ctime_ns=self.clock_ns()))
+                self.log_change(tx, "SETFACL", ino, 2 if default else 1, aclmod.encode(rule))
 
         await self.store.transact(body)
 

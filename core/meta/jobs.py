@@ -12,6 +12,7 @@ import logging
 import random
 import struct
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from core.errors import Conflict, FsError, SluiceError
@@ -24,6 +25,11 @@ log = logging.getLogger("sluice.jobs")
 
 HOUR_S: Final = 3600
 GATE_S: Final = 54 * 60
+#: The change log is trimmed more often (semantics §10.2).
+TRIM_S: Final = 300
+TRIM_GATE_S: Final = 270
+#: Trees that a crashed clone left behind are removed after a day (semantics §13.2).
+DETACHED_S: Final = 24 * HOUR_S
 _RECOUNTS: Final = 5
 _DELAYED = struct.Struct(">QI")
 
@@ -31,27 +37,33 @@ _DELAYED = struct.Struct(">QI")
 class Jobs(Sessions):
     """Mixin of `Meta`."""
 
-    _jobs: asyncio.Task[None] | None = None
+    _jobs: list[asyncio.Task[None]]
 
     def start_jobs(self) -> None:
-        """Hourly, jittered; the gates let one client of the volume do each job."""
-        self._jobs = asyncio.create_task(self._hourly())
+        """Jittered; the gates let one client of the volume do each job."""
+        self._jobs = []
+        self.start_job(HOUR_S, self.run_jobs)
+        self.start_job(TRIM_S, self.trim_change_log)
+
+    def start_job(self, interval_s: float, job: Callable[[], Awaitable[object]]) -> None:
+        """Run `job` every `interval_s` seconds until `stop_jobs`; what fails is tried again next time."""
+        self._jobs.append(asyncio.create_task(self._repeat(interval_s, job)))
 
     async def stop_jobs(self) -> None:
-        if self._jobs is not None:
-            self._jobs.cancel()
-            await asyncio.gather(self._jobs, return_exceptions=True)
-            self._jobs = None
+        jobs, self._jobs = getattr(self, "_jobs", []), []
+        for task in jobs:
+            task.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
-    async def _hourly(self) -> None:
+    async def _repeat(self, interval_s: float, job: Callable[[], Awaitable[object]]) -> None:
         while True:
-            await asyncio.sleep(HOUR_S * random.uniform(0.95, 1.05))  # noqa: S311 - jitter
+            await asyncio.sleep(interval_s * random.uniform(0.95, 1.05))  # noqa: S311 - jitter
             try:
-                await self.run_jobs()
+                await job()
             except (SluiceError, FsError) as e:
-                log.warning("background jobs stopped early, the next hour goes on: %s", e)
+                log.warning("a background job stopped early, the next round goes on: %s", e)
             except Exception:
-                log.exception("background jobs failed unexpectedly")
+                log.exception("a background job failed unexpectedly")
 
     async def run_jobs(self) -> None:
         now = self._now_s()
@@ -103,6 +115,26 @@ class Jobs(Sessions):
                 tx.add(k.sliceref(slice_id, size), -1)
         tx.delete(key)
         return tx
+
+    async def trim_change_log(self) -> int:
+        """Drop change-log lines that are too old or too many, as the setting says; returns how many (§15.5)."""
+        if not self.change_log or not await self.store.gate("lastCleanupChangelog", self._now_s(), TRIM_GATE_S):
+            return 0
+        max_age, max_lines = self.format.change_log_max_age, self.format.change_log_max_lines
+        total = 0
+        if max_lines:
+            async for _ in self.store.scan(k.CHANGELOG):
+                total += 1
+        edge, last, seen = self._now_s() - max_age, 0, 0
+        async for key, line in self.store.scan(k.CHANGELOG):
+            too_old = max_age > 0 and int(line.partition(b".")[0]) < edge
+            if not too_old and total - seen <= max_lines:
+                break
+            if not too_old and not max_lines:
+                break
+            last = key[1]
+            seen += 1
+        return await self.store.trim_log(last) if seen else 0
 
     # -- trash ---------------------------------------------------------------------------------------------------
 

@@ -110,6 +110,7 @@ class Namespace(Trash):
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR, f"inode {ino} is no directory")
         await self.require_access(caller, ino, attr, READ | EXECUTE if attrs else READ)
+        self.note_access(ino, attr)
         return attr
 
     async def readlink(self, ino: int) -> bytes:
@@ -120,6 +121,7 @@ class Namespace(Trash):
             raise FsError(errno.EINVAL, f"inode {ino} is no symbolic link")
         if target is None:
             raise MetaError(f"symbolic link inode {ino} has no target record; run `sluice fsck`")
+        self.note_access(ino, attr)
         result: bytes = target
         return result
 
@@ -191,32 +193,49 @@ class Namespace(Trash):
             )  # fmt: skip
             tx.expect_identity(parent, pattr)
             tx.expect(k.entry(parent, name), None)
-            await self.add_node(tx, parent, pattr, name, ino, attr, now)
+            touched = await self.add_node(tx, parent, pattr, name, ino, attr, now)
             if kind == SYMLINK:
                 tx.put(k.symlink(ino), target)
+            self.log_create(tx, parent, name, ino, attr, mode, umask, touched, now, caller, target)
             return tx, attr
 
         tx, attr = await self.store.transact(body)
         self.after_commit(tx)
         return ino, attr
 
-    async def add_node(self, tx: Tx, parent: int, pattr: Attr, name: bytes, ino: int, attr: Attr, now: int) -> None:
-        """Writes for a new node under a new name: entry, node, parent's times and link count, usage."""
+    def log_create(
+        self, tx: Tx, parent: int, name: bytes, ino: int, attr: Attr, mode: int, umask: int, touched: bool, now: int,
+        caller: Caller, target: bytes = b"",
+    ) -> None:  # fmt: skip
+        """The change-log line of a new node; mode and umask as they were asked for."""
+        self.log_change(
+            tx, "CREATE", parent, name, caller.uid, caller.gid, attr.type, mode & 0o7777, umask, target, "linux",
+            touched, result=ino, now=now,
+        )  # fmt: skip
+
+    async def add_node(self, tx: Tx, parent: int, pattr: Attr, name: bytes, ino: int, attr: Attr, now: int) -> bool:
+        """Writes for a new node under a new name: entry, node, parent's times and link count, usage.
+
+        Returns whether the parent's times change.
+        """
         tx.put(k.entry(parent, name), Entry(attr.type, ino))
         tx.put(k.node(ino), attr)
         is_dir = attr.type == DIRECTORY
         if is_dir and self.dir_stats:
             tx.put(k.dirstat(ino), DirStat(0, 0, 0))
-        self.touch_parent(tx, parent, pattr, now, 1 if is_dir else 0)
+        touched = self.touch_parent(tx, parent, pattr, now, 1 if is_dir else 0)
         length = attr.length if attr.type == FILE else 0
         await self.charge(tx, parent, length, node_space(attr), 1, uid=attr.uid, gid=attr.gid)
+        return touched
 
-    def touch_parent(self, tx: Tx, parent: int, pattr: Attr, now: int, nlink: int = 0) -> None:
-        """Times of a directory whose entries change, and its link count (semantics §1.7)."""
+    def touch_parent(self, tx: Tx, parent: int, pattr: Attr, now: int, nlink: int = 0) -> bool:
+        """Times of a directory whose entries change, and its link count (semantics §1.7). True if they change."""
         if parent >= TRASH:
-            return
+            return False
         if nlink or now - pattr.mtime_ns >= self.skip_dir_mtime_ns:
             tx.patch(parent, NodePatch(nlink, now, now))
+            return True
+        return False
 
     async def create(
         self, parent: int, name: bytes, mode: int = 0o644, umask: int = 0, caller: Caller = ROOT_CALLER, *,
@@ -268,9 +287,10 @@ class Namespace(Trash):
             if attr.parent > 0:
                 tx.add(k.parent(ino, attr.parent), 1)
             tx.add(k.parent(ino, parent), 1)
-            self.touch_parent(tx, parent, pattr, now)
+            touched = self.touch_parent(tx, parent, pattr, now)
             length = attr.length if attr.type == FILE else 0
             await self.charge(tx, parent, length, node_space(attr), 1, volume=False, uid=attr.uid, gid=attr.gid)
+            self.log_change(tx, "LINK", ino, parent, name, touched, result=linked.nlink, now=now)
             return tx, linked
 
         tx, linked = await self.store.transact(body)
@@ -341,13 +361,20 @@ class Namespace(Trash):
             tx.expect_identity(top, pattr)
             tx.expect(k.entry(top, name), entry)
             tx.delete(k.entry(top, name))
-            self.touch_parent(tx, top, pattr, now)
+            touched = self.touch_parent(tx, top, pattr, now)
             await self.drop_node(tx, top, name, entry, attr, trash, now)
+            self.log_unlink(tx, top, name, entry, trash, touched, now)
             return tx, entry.ino
 
         tx, ino = await self.store.transact(body)
         self.after_commit(tx)
         return ino
+
+    def log_unlink(
+        self, tx: Tx, parent: int, name: bytes, entry: Entry, trash: int, touched: bool, now: int
+    ) -> None:  # fmt: skip
+        opened = entry.type == FILE and bool(self.sid and self.open_files.get(entry.ino))
+        self.log_change(tx, "UNLINK", parent, name, trash, opened, touched, result=entry.ino, now=now)
 
     async def _find_entry(
         self, base: int, names: Sequence[bytes], caller: Caller
@@ -405,6 +432,7 @@ class Namespace(Trash):
             await self.charge(tx, parent, 0, -4096, -1, check=False)
         else:
             await self.drop_directory(tx, parent, name, entry.ino, attr, trash, now)
+        self.log_change(tx, "RMDIR", parent, name, trash, result=entry.ino, now=now)
         return tx, entry.ino
 
     # -- renaming: core/meta/rename.py ---------------------------------------------------------------------------

@@ -164,12 +164,18 @@ class Publish(Data):
                 await self.charge(
                     tx, parent, attr.length if kind == FILE else 0, node_space(attr), 1, uid=attr.uid, gid=attr.gid
                 )
+                touched = True
             else:
-                await self.add_node(tx, parent, pattr, names[-1], ino, attr, now)
+                touched = await self.add_node(tx, parent, pattr, names[-1], ino, attr, now)
+            self.log_create(tx, parent, names[-1], ino, attr, mode, umask, touched, now, caller)
             for name, value in (xattrs or {}).items():
                 tx.put(k.xattr(ino, name), value)
+                self.log_change(tx, "SETXATTR", ino, name, value, 0, now=now)
             if content is not None:
-                await self._bind(tx, ino, content)
+                await self._bind(tx, ino, content, attr)
+            if mtime_ns is not None or atime_ns is not None:
+                times = {"mtime_ns": mtime_ns, "atime_ns": atime_ns}
+                self.log_setattr(tx, ino, {name: t for name, t in times.items() if t is not None}, attr)
             await point("publish.before-commit")
             return tx, Published(ino, attr, replaced)
 
@@ -191,7 +197,7 @@ class Publish(Data):
             self._dir_parents[ino] = parent
             if top:
                 tx.expect(k.entry(parent, name), None)
-                await self.add_node(tx, parent, pattr, name, ino, attr, now)
+                touched = await self.add_node(tx, parent, pattr, name, ino, attr, now)
                 top = False
             else:
                 tx.put(k.entry(parent, name), Entry(DIRECTORY, ino))
@@ -199,10 +205,13 @@ class Publish(Data):
                 if self.dir_stats:
                     tx.put(k.dirstat(ino), DirStat(0, 0, 0))
                 await self.charge(tx, parent, 0, 4096, 1, uid=attr.uid, gid=attr.gid)
+                touched = True
+            self.log_create(tx, parent, name, ino, attr, how.mode, how.umask, touched, now, caller)
             if at < len(names) - 1:
                 self._grow_new_dir(tx, ino, DIRECTORY, attr)
             for xname, value in how.xattrs.items():
                 tx.put(k.xattr(ino, xname), value)
+                self.log_change(tx, "SETXATTR", ino, xname, value, 0, now=now)
             parent, pattr = ino, attr
         return parent, pattr
 
@@ -236,15 +245,20 @@ class Publish(Data):
             except FsError as e:
                 raise FsError(errno.EISDIR, f"{show(name)}: is a directory that isn't empty") from e
             self.touch_parent(tx, parent, pattr, now, -1)
+            self.log_change(tx, "RMDIR", parent, name, 0, result=entry.ino, now=now)
             return True
         await self.drop_node(tx, parent, name, entry, attr, trash, now)
-        self.touch_parent(tx, parent, pattr, now)
+        touched = self.touch_parent(tx, parent, pattr, now)
+        self.log_unlink(tx, parent, name, entry, trash, touched, now)
         return True
 
-    async def _bind(self, tx: Tx, ino: int, content: Content) -> None:
+    async def _bind(self, tx: Tx, ino: int, content: Content, attr: Attr) -> None:
+        secs, ns = divmod(attr.mtime_ns, 1_000_000_000)
         for index, slices in content.chunks.items():
             if slices:
                 tx.put(k.chunk(ino, index), encode_slices(slices))
+            for at, s in enumerate(slices):
+                self.log_change(tx, "WRITE", ino, index, s.pos, s.id, s.length, secs, ns, result=at + 1)
         for slice_id, size, refs in content.fresh:
             tx.put_new(k.sliceref(slice_id, size), refs)
         for slice_id, size, more in content.shared:

@@ -135,6 +135,8 @@ class Rename(Namespace):
             await self._write_exchange(tx, a, b, now)
         else:
             await self._write_move(tx, a, b, trash, now)
+        replaced = b.entry.ino if b.entry is not None else 0
+        self.log_change(tx, "MOVE", src, src_name, dst, dst_name, flags, replaced, trash, result=entry.ino, now=now)
         return entry.ino
 
     async def _check_parents(self, caller: Caller, a: Place, b: Place, flags: int) -> None:

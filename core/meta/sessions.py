@@ -20,7 +20,7 @@ from core.errors import FsError, VolumeError
 from core.meta import keys as k
 from core.meta.format import Format
 from core.meta.publish import Publish
-from core.meta.store import DELETE, PUT, PUT_NEW, Tx
+from core.meta.store import PUT, PUT_NEW, Tx
 from core.meta.version import CLIENT_VERSION
 
 log = logging.getLogger("sluice.meta")
@@ -72,11 +72,17 @@ class Sessions(Publish):
         if not self.read_only:
             self._info = session_info(mount_point, self.clock_ns())
             sid = await self.store.allocate("nextSession", 1)
-            await self.store.commit([], [(PUT, k.session(sid), self._expiry()), (PUT, k.sessioninfo(sid), self._info)])
+            await self.store.transact(lambda tx: self._register(tx, sid))
             self.sid = sid
         await self.reload_usage()
         if heartbeat_s:
             self._beat = asyncio.create_task(self._heartbeats())
+
+    async def _register(self, tx: Tx, sid: int) -> None:
+        expiry = self._expiry()
+        tx.put(k.session(sid), expiry)
+        tx.put(k.sessioninfo(sid), self._info)
+        self.log_change(tx, "NEWSESSION", sid, expiry, self._info)
 
     async def _heartbeats(self) -> None:
         while True:
@@ -151,7 +157,12 @@ class Sessions(Publish):
                     await self._drop_locks(key, sid)
         async for key, _ in self.store.scan(k.SUSTAINED, sid):
             await self.finalise_sustained(sid, key[2])
-        await self.store.commit([], [(DELETE, k.session(sid), None), (DELETE, k.sessioninfo(sid), None)])
+        await self.store.transact(lambda tx: self._forget(tx, sid))
+
+    async def _forget(self, tx: Tx, sid: int) -> None:
+        tx.delete(k.session(sid))
+        tx.delete(k.sessioninfo(sid))
+        self.log_change(tx, "CLEANSESSION", sid)
 
     async def _drop_locks(self, key: k.Key, sid: int) -> None:
         async def body(tx: Tx) -> None:

@@ -80,6 +80,9 @@ class Trash(MetaBase):
             if self.dir_stats:
                 tx.put(k.dirstat(fresh), DirStat(0, 0, 0))
             await self.charge(tx, TRASH, 0, 4096, 1, check=False, owner=False)
+            self.log_change(
+                tx, "CREATE", TRASH, name, 0, 0, DIRECTORY, 0o555, 0, b"", "linux", False, result=fresh, now=now
+            )
             return fresh
 
         return await self.store.transact(body)

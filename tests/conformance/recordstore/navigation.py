@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from core.errors import Conflict
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import CHUNK_SIZE, DIRECTORY, FILE, TRASH, DirStat, Entry
-from core.meta.store import DELETE, PUT, PUT_NEW, DirEntry, RecordStore, Step
+from core.meta.store import ADD, DELETE, EXACT, LOG, PUT, PUT_NEW, DirEntry, RecordStore, Step, Write
 
-from .helpers import HOSTILE_NAMES, RULE, attr, child, directory, names, put, write
+from .helpers import HOSTILE_NAMES, RULE, attr, child, directory, names, one, put, write
 from .records import EVERY, SINGLE
 
 #: Kinds that `scan` promises, each with a few records.
@@ -253,6 +254,42 @@ class NavigationCases:
         assert {key: n async for key, n in store.scan(k.SLICEREF, 0)} == {k.sliceref(9, 1): 0}
         everything = {key: n async for key, n in store.scan(k.SLICEREF)}
         assert everything == {k.sliceref(9, 1): 0, **{k.sliceref(i, 4096 + i): i for i in range(2, 6)}}
+
+    async def test_scan_of_link_counts(self, store: RecordStore) -> None:
+        linked = attr(parent=0, nlink=3)
+        await put(store, [*child(1, b"a", 7, linked), (k.entry(1, b"b"), Entry(FILE, 7)), *child(2, b"c", 7, linked)])
+        await put(store, child(1, b"once", 8, attr()))
+        await write(store, (ADD, k.parent(7, 1), 2), (ADD, k.parent(7, 2), 1))
+        found = {key: count async for key, count in store.scan(k.PARENT)}
+        assert found == {k.parent(7, 1): 2, k.parent(7, 2): 1}
+        await write(store, (DELETE, k.entry(2, b"c"), None), (ADD, k.parent(7, 2), -1))
+        assert {key: count async for key, count in store.scan(k.PARENT)} == {k.parent(7, 1): 2}
+
+    async def test_change_log_is_read_in_order_and_trimmed(self, store: RecordStore, peer: RecordStore) -> None:
+        def line(at: int) -> Write:
+            return (LOG, (k.CHANGELOG,), b"1.000000000|SET(n,%d)|(1,%d)" % (at, at))
+
+        if not store.caps.change_log:
+            await write(store, line(0), (PUT, k.symlink(9), b"kept"))
+            assert [r async for r in store.scan(k.CHANGELOG)] == []
+            assert await one(store, k.symlink(9)) == b"kept"
+            return
+        assert [r async for r in store.scan(k.CHANGELOG)] == []
+        for at in range(5):
+            await write(peer if at == 3 else store, line(at), (PUT, k.symlink(9), b"%d" % at))
+        with pytest.raises(Conflict):
+            await store.commit([(EXACT, k.symlink(9), b"no")], [line(99), (PUT, k.symlink(9), b"5")])
+        lines = [(key[1], text) async for key, text in store.scan(k.CHANGELOG)]
+        assert [text for _, text in lines] == [line(at)[2] for at in range(5)]
+        versions = [version for version, _ in lines]
+        assert versions == sorted(set(versions))
+        assert [key[1] async for key, _ in store.scan(k.CHANGELOG, versions[2])] == versions[3:]
+        assert await store.trim_log(versions[1]) == 2
+        await write(store, line(5))
+        left = [(key[1], text) async for key, text in store.scan(k.CHANGELOG)]
+        assert [text for _, text in left] == [line(at)[2] for at in range(2, 6)]
+        assert [version for version, _ in left][:3] == versions[2:]
+        assert await store.trim_log(versions[-1] - 1) == 2
 
     async def test_scanned_values_are_the_values_read(self, store: RecordStore) -> None:
         await put(

@@ -20,7 +20,7 @@ from core.errors import Conflict, MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import Attr
-from core.meta.store import ADD, APPEND, DELETE, IDENTITY, NOTHING, PATCH, PUT, PUT_NEW, Check, Outcome, Write
+from core.meta.store import ADD, APPEND, DELETE, IDENTITY, LOG, NOTHING, PATCH, PUT, PUT_NEW, Check, Outcome, Write
 from core.meta.stores.sqlite.mapping import (
     COUNTER_OFFSET,
     COUNTER_START,
@@ -142,6 +142,8 @@ class Group:
                 self._delete(key)
             elif op == APPEND:
                 self._execute(self._texts.append, (key[1], key[2], value))
+            elif op == LOG:
+                self._execute(self._texts.log, (value,))
         return outcome
 
     def _insert_entry(self, key: Key, value: Any) -> None:
@@ -299,6 +301,9 @@ class Group:
         stored = self._raw_counter(name)
         self._store_counter(name, stored + count)
         return stored + COUNTER_OFFSET.get(name, 0)
+
+    def trim_log(self, upto: int) -> int:
+        return self._execute(self._texts.trim_log, (upto,)).rowcount
 
     def gate(self, name: str, now: int, min_age_s: int) -> bool:
         if self._raw_counter(name) > now - min_age_s:

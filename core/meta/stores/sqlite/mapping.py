@@ -277,6 +277,19 @@ class Texts:
         self.scan_sustained = (
             f"SELECT rowid, sid, inode FROM `{p}sustained` WHERE sid = ? AND inode > ? ORDER BY inode LIMIT ?"
         )
+        # Link counts of hard-linked inodes are derived from entries; paged by inode.
+        self.scan_parents = (
+            f"SELECT e.inode, e.parent, count(*) FROM `{p}edge` e WHERE e.inode IN (SELECT inode FROM `{p}node`"
+            " WHERE inode > ? AND ifnull(parent, 0) = 0 AND type != 2 ORDER BY inode LIMIT ?)"
+            " GROUP BY e.inode, e.parent ORDER BY e.inode"
+        )
+        self.last_parentless = (
+            f"SELECT max(inode) FROM (SELECT inode FROM `{p}node` WHERE inode > ? AND ifnull(parent, 0) = 0"
+            " AND type != 2 ORDER BY inode LIMIT ?)"
+        )
+        self.log = f"INSERT INTO `{p}change_log` (entry) VALUES (CAST(? AS TEXT))"
+        self.scan_log = f"SELECT id, entry FROM `{p}change_log` WHERE id > ? ORDER BY id LIMIT ?"
+        self.trim_log = f"DELETE FROM `{p}change_log` WHERE id <= ?"
         self.locks: dict[str, tuple[str, str, str, str]] = {}
         for kind, table, value in ((k.FLOCKS, "flock", "ltype"), (k.PLOCKS, "plock", "records")):
             self.locks[kind] = (

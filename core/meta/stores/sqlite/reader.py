@@ -150,6 +150,10 @@ class Reader:
             return self._scan_sustained(start, limit)
         if kind == k.QUOTA:
             return self._scan_quotas(limit)
+        if kind == k.PARENT:
+            return self._scan_parents(limit)
+        if kind == k.CHANGELOG:
+            return self._scan_log(start or 0, limit)
         if kind not in self.kinds or kind in (k.SETTING, k.SESSIONINFO):
             raise MetaError(f"sqlite: records of kind {kind!r} can't be scanned")
         return self._scan_rows((kind,), self.kinds[kind], limit)
@@ -183,3 +187,15 @@ class Reader:
         while rows := self.execute(self.texts.locks[kind][3], (after, limit)).fetchall():
             after = rows[-1][0]
             yield [((kind, ino), table) for (ino,) in rows if (table := self._locks((kind, ino)))]
+
+    def _scan_parents(self, limit: int) -> Iterator[list[tuple[Key, Any]]]:
+        after: int | None = 0
+        while after is not None:
+            rows = self.execute(self.texts.scan_parents, (after, limit)).fetchall()
+            (after,) = self.execute(self.texts.last_parentless, (after, limit)).fetchone()
+            yield [((k.PARENT, ino, parent), count) for ino, parent, count in rows]
+
+    def _scan_log(self, after: int, limit: int) -> Iterator[list[tuple[Key, Any]]]:
+        while rows := self.execute(self.texts.scan_log, (after, limit)).fetchall():
+            after = rows[-1][0]
+            yield [(k.changelog(version), line) for version, line in rows]

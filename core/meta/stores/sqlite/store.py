@@ -312,6 +312,11 @@ class SQLiteStore(RecordStore):
         first: int = await self._open_writer().run(lambda group: group.allocate(name, count))
         return first
 
+    async def trim_log(self, upto: int) -> int:
+        self.trips += 1
+        removed: int = await self._open_writer().run(lambda group: group.trim_log(upto))
+        return removed
+
     async def gate(self, name: str, now: int, min_age_s: int) -> bool:
         self.trips += 1
         opened: bool = await self._open_writer().run(lambda group: group.gate(name, now, min_age_s))
