@@ -24,9 +24,9 @@ from typing import Any
 from core.chunk import cachefile
 from core.chunk.encoding import codec_for
 from core.chunk.readahead import ReadStream
-from core.chunk.slices import flatten, pieces_for
 from core.chunk.store import BlockSliceStore
 from core.meta.records import Slice
+from core.meta.slices import flatten, pieces_for
 from core.object.api import Buffer, ObjectStore
 from core.object.file import FileStore
 from core.object.memory import MemStore

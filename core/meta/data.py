@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from core.chunk.slices import truncate_records
 from core.errors import FsError, MetaError
 from core.failpoints import point
 from core.meta import keys as k
@@ -35,6 +34,7 @@ from core.meta.records import (
     encode_slice,
     encode_slices,
 )
+from core.meta.slices import truncate_records
 from core.meta.store import DELETE, Tx
 
 #: At most so many files are deleted at a time by one client (semantics §8.3).

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from core.chunk.api import FileRange, Piece, SliceStore, SliceWriter
-from core.chunk.slices import pieces_for
 from core.errors import FsError
 from core.failpoints import point
 from core.meta.meta import Meta
 from core.meta.publish import Content
 from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Slice
+from core.meta.slices import pieces_for
 from core.object.api import Buffer
 
 #: Blocks read ahead of the consumer of one stream.

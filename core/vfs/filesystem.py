@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from core.chunk.api import FileRange, Piece, SliceStore
-from core.chunk.slices import assemble, count_references, pieces_for
 from core.errors import FsError
 from core.meta import keys as k
 from core.meta.base import EXECUTE, show
@@ -23,6 +22,7 @@ from core.meta.meta import Meta
 from core.meta.namespace import IsDirectory, SymlinkInPath
 from core.meta.publish import Content, ImplicitDirs, Published
 from core.meta.records import CHUNK_BITS, DIRECTORY, FILE, ROOT, SYMLINK, Attr
+from core.meta.slices import assemble, count_references, pieces_for
 from core.meta.store import DirEntry, Resolved
 from core.object.api import Buffer
 from core.vfs.content import ContentWriter, RangeReader, content_of_piece, pack_limit

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from core.chunk.readahead import ReadStream
-from core.chunk.slices import pieces_for
 from core.chunk.transfer import BlockMissing
 from core.errors import FsError
 from core.meta.caller import Caller
 from core.meta.records import CHUNK_BITS, Attr, Slice
+from core.meta.slices import pieces_for
 from core.object.api import Buffer
 from core.vfs.state import FileState
 from core.vfs.writer import FileWriter

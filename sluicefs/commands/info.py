@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from core.chunk.naming import block_key, block_length
-from core.chunk.slices import pieces_for
 from core.config import format_size
 from core.errors import ConfigError, FsError
 from core.meta.records import CHUNK_SIZE, ROOT, Attr, node_space
+from core.meta.slices import pieces_for
 from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument

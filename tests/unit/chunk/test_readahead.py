@@ -13,10 +13,10 @@ from hypothesis import given, settings, strategies as st
 
 from core.chunk.api import FileRange
 from core.chunk.readahead import ReadStream, Window
-from core.chunk.slices import pieces_for
 from core.chunk.store import BlockSliceStore
 from core.errors import FsError
 from core.meta.records import CHUNK_SIZE, Slice
+from core.meta.slices import pieces_for
 from core.object.file import FileStore
 
 from .doubles import FaultyStore, always, make_store, noise, settle

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st
 
-from core.chunk.slices import (
+from core.meta.records import CHUNK_SIZE, Slice
+from core.meta.slices import (
     assemble,
     clip,
     count_references,
@@ -15,7 +16,6 @@ from core.chunk.slices import (
     visible_end,
     zero_records,
 )
-from core.meta.records import CHUNK_SIZE, Slice
 
 SPAN = 64  # chunk size of these tests
 
