@@ -31,7 +31,7 @@ from core.meta.records import (
     DirStat,
     Quota,
 )  # fmt: skip
-from core.meta.store import PUT, RecordStore, Tx
+from core.meta.store import IDENTITY, PUT, RecordStore, Tx
 
 if TYPE_CHECKING:
     from core.meta.format import Format
@@ -96,7 +96,9 @@ class MetaBase:
         self._acls: dict[int, aclmod.Rule] = {}
         self._acl_ids: dict[aclmod.Rule, int] = {}
         self._dir_parents: dict[int, int] = {}  # directory -> parent, for walking up to quotas
+        self._dir_attrs: dict[int, Attr] = {}  # what was seen of them; valid only together with `_dir_parents`
         self._quotas: dict[tuple[int, int], Quota] = {}
+        self._dir_quotas = False  # does any directory have one
         self._used_space = 0
         self._used_inodes = 0
         self._background: set[asyncio.Task[None]] = set()
@@ -294,11 +296,14 @@ class MetaBase:
         """
         if space == 0 and inodes == 0 and length == 0:
             return
-        if check and (space > 0 or inodes > 0):
-            self._require_room(space if volume else 0, inodes if volume else 0)
         if owner and self.user_group_quota:
             for kind, ident in ((1, uid), (2, gid)):
-                self._add_quota(tx, kind, ident, space if volume else 0, inodes, check)
+                if volume:
+                    self._add_quota(tx, kind, ident, space, inodes, check)
+                elif check:
+                    self._require_quota(kind, ident, 0, inodes)  # one more link: tested, but an inode counts once
+        if check and volume and (space > 0 or inodes > 0):
+            self._require_room(space, inodes)
         if volume:
             if space:
                 tx.add(k.counter("usedSpace"), space)
@@ -309,8 +314,8 @@ class MetaBase:
             return
         if parent and parent != TRASH:
             tx.add(k.dirstat(parent), DirStat(length, space, inodes))
-        if parent and parent < TRASH and any(kind == 0 for kind, _ in self._quotas):
-            for ancestor in await self.ancestors(parent):
+        if parent and parent < TRASH and self._dir_quotas:
+            for ancestor in await self.ancestors(parent, tx):
                 self._add_quota(tx, 0, ancestor, space, inodes, check)
 
     def _require_room(self, space: int, inodes: int) -> None:
@@ -326,24 +331,30 @@ class MetaBase:
             )
 
     def _add_quota(self, tx: Tx, kind: int, ident: int, space: int, inodes: int, check: bool) -> None:
-        quota = self._quotas.get((kind, ident))
-        if quota is None:
+        if (kind, ident) not in self._quotas:
             if kind != 0:
                 # Usage of users and groups is kept even without a limit (semantics §3.3).
                 tx.put_new(k.quota(kind, ident), Quota(-1, -1, 0, 0))
                 tx.add(k.quota(kind, ident), (space, inodes))
             return
         if check:
-            over_space = space > 0 and 0 < quota.max_space < quota.used_space + space
-            over_inodes = inodes > 0 and 0 < quota.max_inodes < quota.used_inodes + inodes
-            if over_space or over_inodes:
-                who = ("directory inode", "user", "group")[kind]
-                what = "space" if over_space else "number of files"
-                raise FsError(
-                    errno.EDQUOT, f"quota of {who} {ident} on {what} is used up; remove files, or have it raised"
-                )
+            self._require_quota(kind, ident, space, inodes)
         tx.add(k.quota(kind, ident), (space, inodes))
         tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
+
+    def _require_quota(self, kind: int, ident: int, space: int, inodes: int) -> None:
+        quota = self._quotas.get((kind, ident))
+        if quota is None:
+            return
+        over_space = space > 0 and 0 < quota.max_space < quota.used_space + space
+        over_inodes = inodes > 0 and 0 < quota.max_inodes < quota.used_inodes + inodes
+        if over_space or over_inodes:
+            who = ("directory inode", "user", "group")[kind]
+            what = "space" if over_space else "number of files"
+            raise FsError(
+                errno.EDQUOT,
+                f"quota of {who} {ident} on {what} is used up; remove files, or raise it with `sluice quota set`",
+            )
 
     # What is known between two reloads: the last stored usage plus our own committed changes.
 
@@ -356,11 +367,21 @@ class MetaBase:
         if q is not None:
             self._quotas[key] = Quota(q.max_space, q.max_inodes, q.used_space + space, q.used_inodes + inodes)
 
-    async def ancestors(self, ino: int) -> list[int]:
-        """The directory itself and every directory above it, root last."""
-        chain = [ino]
+    async def ancestors(self, ino: int, tx: Tx | None = None) -> list[int]:
+        """The directory itself and every directory above it, root last.
+
+        With `tx` its commit verifies that they still are: a directory that another client moved meanwhile belongs to
+        other quotas than those we know (and what lies in it was counted when it moved).
+        """
+        made: dict[int, int] | None = None  # directories that exist only in this transaction
+        chain: list[int] = []
         while ino != ROOT and len(chain) < 4096:
-            above = self._dir_parents.get(ino)
+            chain.append(ino)
+            above, attr = self._dir_parents.get(ino), self._dir_attrs.get(ino)
+            if tx is not None and (attr is None or tx.attempt):
+                if made is None:
+                    made = {key[1]: value.parent for op, key, value in tx.writes if op == PUT and key[0] == k.NODE}
+                above, attr = made.get(ino), None
             if above is None:
                 (attr,) = await self.store.read(k.node(ino))
                 if attr is None:
@@ -368,11 +389,18 @@ class MetaBase:
                 above = attr.parent
                 if len(self._dir_parents) >= _MAX_CACHED_DIRS:
                     self._dir_parents.clear()
+                    self._dir_attrs.clear()
                 self._dir_parents[ino] = above
+                self._dir_attrs[ino] = attr
+            if tx is not None and attr is not None:
+                check = (IDENTITY, k.node(ino), attr)
+                if check not in tx.checks:
+                    tx.checks.append(check)
             if above == 0 or above >= TRASH:
-                break
+                return chain
             ino = above
-            chain.append(ino)
+        if ino == ROOT:
+            chain.append(ROOT)
         return chain
 
     async def reload_usage(self) -> None:
@@ -380,7 +408,9 @@ class MetaBase:
         self._used_space, self._used_inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
         if self.dir_stats or self.user_group_quota:
             self._quotas = {(key[1], key[2]): quota async for key, quota in self.store.scan(k.QUOTA)}
+            self._dir_quotas = any(kind == 0 for kind, _ in self._quotas)
         self._dir_parents.clear()
+        self._dir_attrs.clear()
 
     # -- background ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from core.errors import FsError
 from core.meta import acl as aclmod, keys as k
 from core.meta.base import READ, WRITE, show
 from core.meta.caller import ROOT_CALLER, Caller
-from core.meta.records import DIRECTORY, FILE, FLAG_APPEND, FLAG_IMMUTABLE, SYMLINK, TRASH, Attr, node_space
+from core.meta.records import DIRECTORY, FLAG_APPEND, FLAG_IMMUTABLE, SYMLINK, TRASH, Attr, node_space
 from core.meta.rename import Rename
 from core.meta.store import Tx
 
@@ -88,7 +88,7 @@ class Inodes(Rename):
         )  # fmt: skip
 
     def _charge_owner_change(self, tx: Tx, old: Attr, new: Attr) -> None:
-        if not self.user_group_quota or old.type not in (FILE, DIRECTORY):
+        if not self.user_group_quota:
             return
         space = node_space(old)
         for kind, before, after in ((1, old.uid, new.uid), (2, old.gid, new.gid)):

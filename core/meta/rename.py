@@ -28,6 +28,8 @@ from core.meta.records import (
 from core.meta.store import Resolved, Tx
 
 _FROZEN: Final = FLAG_IMMUTABLE | FLAG_APPEND
+#: Directories of a moved tree whose rest a commit verifies, at most.
+_MAX_VERIFIED: Final = 2000
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -238,24 +240,34 @@ class Rename(Namespace):
             tx.add(k.dirstat(new), DirStat(length, space, 1))
             if entry.type == DIRECTORY and old >= TRASH:
                 tx.put_new(k.dirstat(entry.ino), DirStat(0, 0, 0))  # trashing dropped the record
-        if not any(kind == 0 for kind, _ in self._quotas):
+        if not self._dir_quotas:
             return
-        above_old = await self.ancestors(old) if old < TRASH else []
-        above_new = await self.ancestors(new) if new < TRASH else []
-        if entry.type == DIRECTORY and set(above_old) != set(above_new):
-            space, inodes = await self.tree_usage(entry.ino)
-        for ino in set(above_old) - set(above_new):
+        above_old = await self.ancestors(old, tx) if old < TRASH else []
+        above_new = await self.ancestors(new, tx) if new < TRASH else []
+        left = [ino for ino in set(above_old) - set(above_new) if (0, ino) in self._quotas]
+        entered = [ino for ino in set(above_new) - set(above_old) if (0, ino) in self._quotas]
+        if entry.type == DIRECTORY and (left or entered):
+            space, inodes = await self.tree_usage(entry.ino, tx)
+        for ino in left:
             self._add_quota(tx, 0, ino, -space, -inodes, False)
-        for ino in set(above_new) - set(above_old):
+        for ino in entered:
             self._add_quota(tx, 0, ino, space, inodes, check)
 
-    async def tree_usage(self, ino: int) -> tuple[int, int]:
-        """(space, inodes) of a whole subtree, its top included."""
+    async def tree_usage(self, ino: int, tx: Tx | None = None) -> tuple[int, int]:
+        """(space, inodes) of a whole subtree, its top included.
+
+        With `tx` its commit verifies that nothing in it changed meanwhile, by the statistics of its directories, which
+        every operation changes with the entries. A tree of too many directories for that is counted as it was seen.
+        """
         attr = await self.getattr(ino)
         space, inodes = node_space(attr), 1
         pending = [ino] if attr.is_dir else []
+        seen: list[tuple[int, DirStat | None]] = []
+        room = min(_MAX_VERIFIED, (self.store.caps.max_writes or 2 * _MAX_VERIFIED) // 2)
         while pending:
             directory, after = pending.pop(), b""
+            if tx is not None and len(seen) <= room:
+                seen.append((directory, (await self.store.read(k.dirstat(directory)))[0]))
             while page := await self.readdir(directory, after, 1000, attrs=True):
                 for e in page:
                     space += node_space(e.attr) if e.attr is not None else 4096
@@ -265,4 +277,7 @@ class Rename(Namespace):
                 after = page[-1].name
                 if len(page) < 1000:
                     break
+        if tx is not None and self.dir_stats and len(seen) <= room:
+            for directory, stat in seen:
+                tx.expect(k.dirstat(directory), stat)
         return space, inodes

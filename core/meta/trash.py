@@ -184,4 +184,7 @@ class Trash(MetaBase):
             return
         tx.delete(k.node(ino))
         tx.delete(k.xattrs(ino))
-        await self.charge(tx, parent, 0, -4096, -1, uid=attr.uid, gid=attr.gid, check=False)
+        # Hourly directories belong to nobody.
+        await self.charge(
+            tx, parent, 0, -4096, -1, uid=attr.uid, gid=attr.gid, check=False, owner=parent != TRASH
+        )  # fmt: skip
