@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state machine over each record store. Repeat a run with SLUICE_TEST_SEED=…, which every run prints."""
+"""The state machine over each record store. Repeat a run with SLUICE_TEST_SEED=…, which every run prints.
+
+Short on every engine; two thousand examples per engine in the nightly form (`-m heavy`), by which the number of steps
+of an example is what makes memory and SQLite deep and the servers affordable.
+"""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from core.meta.store import RecordStore
-from core.meta.stores.memory import MemoryStore
-from core.meta.stores.redis import RedisStore
-from core.meta.stores.sqlite import SQLiteStore
+from core.volume import open_record_store
 from tests.conftest import seed_value
 from tests.model.machine import VolumeMachine
-from tests.servers.redis import RedisServer
+from tests.servers.engines import ALL, engine
+
+#: Engine -> examples and steps of the short form.
+SHORT = {"memory": (150, 40), "sqlite": (12, 40), "redis": (12, 40)}
+#: Engine -> steps of the nightly form.
+LONG_STEPS = {"memory": 60, "sqlite": 30, "redis": 30}
 
 
-def run(machine: type[VolumeMachine], examples: int, steps: int = 40) -> None:
+def run(machine: type[VolumeMachine], examples: int, steps: int) -> None:
     seed(seed_value())(machine)
     run_state_machine_as_test(
         machine,
@@ -35,66 +38,31 @@ def run(machine: type[VolumeMachine], examples: int, steps: int = 40) -> None:
     )
 
 
-class MemoryMachine(VolumeMachine):
-    async def make_store(self, number: int) -> RecordStore:
-        return self.made[0] if number else MemoryStore()
+def machine_of(url: str) -> type[VolumeMachine]:
+    """Examples share one database, which each finds empty: making tables costs more than emptying them."""
 
-
-def sqlite_machine(folder: Path) -> type[VolumeMachine]:
-    numbers = itertools.count()
-
-    class SQLiteMachine(VolumeMachine):
+    class EngineMachine(VolumeMachine):
         async def make_store(self, number: int) -> RecordStore:
-            if not number:
-                self.path = str(folder / f"{next(numbers)}.db")
-            store = SQLiteStore(self.path)
-            await store.open()
-            return store
-
-    return SQLiteMachine
-
-
-def redis_machine(server: RedisServer) -> type[VolumeMachine]:
-    class RedisMachine(VolumeMachine):
-        async def make_store(self, number: int) -> RecordStore:
-            store = RedisStore(server.url(2))
+            if number and url.startswith("memkv"):
+                return self.made[0]
+            store = open_record_store(url)
             await store.open()
             if not number:
+                await store.prepare()
                 await store.wipe()
             return store
 
-    return RedisMachine
+    return EngineMachine
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        assert isinstance(server, RedisServer)
-        yield server
-
-
-def test_memory() -> None:
-    run(MemoryMachine, 150)
-
-
-def test_sqlite(tmp_path: Path) -> None:
-    run(sqlite_machine(tmp_path), 12)
-
-
-def test_redis(redis_server: RedisServer) -> None:
-    run(redis_machine(redis_server), 12)
+@pytest.mark.parametrize("name", ALL)
+def test_two_clients_agree_with_the_model(name: str) -> None:
+    with engine(name) as database:
+        run(machine_of(database.fresh_url()), *SHORT.get(name, (6, 30)))
 
 
 @pytest.mark.heavy
-def test_memory_for_long() -> None:
-    run(MemoryMachine, 2000, 60)
-
-
-@pytest.mark.heavy
-def test_sqlite_for_long(tmp_path: Path) -> None:
-    run(sqlite_machine(tmp_path), 100)
-
-
-@pytest.mark.heavy
-def test_redis_for_long(redis_server: RedisServer) -> None:
-    run(redis_machine(redis_server), 100)
+@pytest.mark.parametrize("name", ALL)
+def test_two_clients_agree_with_the_model_for_long(name: str) -> None:
+    with engine(name) as database:
+        run(machine_of(database.fresh_url()), 2000, LONG_STEPS.get(name, 20))
