@@ -48,6 +48,7 @@ IDENTITY: Final = 1
 Check = tuple[int, Key, Any]
 
 MAX_TRIES: Final = 50
+MAX_PAUSE_MS: Final = 250
 
 
 #: Kinds whose value tells who wrote it.
@@ -237,8 +238,8 @@ class RecordStore(ABC):
                 tx.outcome = await self.commit(tx.checks, tx.writes)
             except Conflict as conflict:
                 lost = conflict
-                # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out.
-                await asyncio.sleep(random.randrange((attempt + 1) ** 2) / 1000)  # noqa: S311
+                # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out; but never for seconds.
+                await asyncio.sleep(random.randrange(min((attempt + 1) ** 2, MAX_PAUSE_MS)) / 1000)  # noqa: S311
                 continue
             except MetaError as error:
                 if not error.uncertain or not await self._was_applied(tx, error):

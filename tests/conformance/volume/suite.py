@@ -9,6 +9,7 @@ parents and slice references from the records.
 from __future__ import annotations
 
 from tests.conformance.volume.attributes import Attributes
+from tests.conformance.volume.changelog import ChangeLog
 from tests.conformance.volume.clone import Clone
 from tests.conformance.volume.compaction import Compaction
 from tests.conformance.volume.concurrency import Concurrency
@@ -25,7 +26,20 @@ from tests.conformance.volume.trees import Trees
 
 
 class VolumeSuite(
-    Namespace, Attributes, Data, Publishing, Ranges, Compaction, Clone, Locks, Quotas, Trash, Trees, Jobs, Concurrency
+    Namespace,
+    Attributes,
+    Data,
+    Publishing,
+    Ranges,
+    Compaction,
+    Clone,
+    Locks,
+    Quotas,
+    Trash,
+    Trees,
+    Jobs,
+    Concurrency,
+    ChangeLog,
 ):
     """Everything. A store is proven by a class of a few lines that provides the `store` fixture."""
 
