@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TiKV keeps the record-store contract: on one region, with a prefix, and with a volume spread over several regions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from core.meta.store import RecordStore
+from tests.servers.tikv import TiKVServer
+
+from .suite import RecordStoreSuite
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TiKVServer]:
+    with TiKVServer() as server:
+        assert isinstance(server, TiKVServer)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def regions() -> Iterator[TiKVServer]:
+    """Borders inside a directory, between kinds, and between volumes (a region border is a raw key prefix)."""
+    with TiKVServer(split=["m", "m~", "s", "split", "t"]) as server:
+        assert isinstance(server, TiKVServer)
+        yield server
+
+
+async def opened(url: str) -> AsyncIterator[RecordStore]:
+    from core.meta.stores.tikv import TiKVStore
+
+    store = TiKVStore.from_url(url)
+    await store.open()
+    await store.prepare()
+    yield store
+    await store.close()
+
+
+class TestTiKV(RecordStoreSuite):
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"v{next(_numbers)}"
+
+    @pytest.fixture
+    async def store(self, server: TiKVServer, prefix: str) -> AsyncIterator[RecordStore]:
+        async for store in opened(server.url(prefix)):
+            yield store
+
+    @pytest.fixture
+    async def peer(self, store: RecordStore, server: TiKVServer, prefix: str) -> AsyncIterator[RecordStore]:
+        async for peer in opened(server.url(prefix)):
+            yield peer
