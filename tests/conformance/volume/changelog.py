@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volume suite: the change log. Every operation leaves its line in the same commit. Source: format §9, semantics §15.5."""
+"""Volume suite: the change log; every operation leaves its line in the same commit.
+
+Source: format §9, semantics §15.5.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,8 @@ class ChangeLog(VolumeBase):
         with_log(meta)
         user = Caller(7, (8,))
         d, _ = await meta.mkdir(1, b"d", 0o777, 0o22)
-        f, _ = await meta.create(d, b"a,b%(c)\xff\\\"", 0o640, 0o27, user) if (
-            await meta.setattr(d, {"mode": 0o777})
-        ) else (0, None)  # fmt: skip
+        await meta.setattr(d, {"mode": 0o777})
+        f, _ = await meta.create(d, b'a,b%(c)\xff\\"', 0o640, 0o27, user)
         s, _ = await meta.symlink(1, b"s", b"to/\n")
         await meta.link(f, 1, b"l")
         await meta.rename(1, b"l", d, b"m", 1)
@@ -114,6 +116,7 @@ class ChangeLog(VolumeBase):
         assert [line.partition("(")[0] for line in (await lines(meta))[6:]] == ["CREATE"] * 3
 
     async def test_a_refused_operation_leaves_no_line(self, meta: Meta) -> None:
+        await self.set_trash(meta, 0)
         with_log(meta)
         await meta.create(1, b"f")
         before = await lines(meta)
