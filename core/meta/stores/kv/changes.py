@@ -19,7 +19,7 @@ from core.errors import Conflict
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import DirStat, Quota
-from core.meta.store import ADD, APPEND, DELETE, EXACT, LOG, PATCH, PUT_NEW, Check, Outcome, Write
+from core.meta.store import ADD, APPEND, DELETE, EXACT, LOG, PATCH, PUT, PUT_NEW, Check, Outcome, Write
 from core.meta.stores.kv import values as v
 from core.meta.stores.kv.driver import Pair, Range
 from core.meta.stores.kv.keys import KeyCodec
@@ -61,7 +61,10 @@ class Commit(Change):
             self._depend(key, seen, guess=True)
             if mode != EXACT and seen is None:
                 self.hints.pop(codec.encode(key), None)
+        settled: set[Key] = set()  # written before in this very commit: what was there no longer matters
         for op, key, value in writes:
+            if key in settled:
+                continue
             if op == ADD:
                 # Slices that nobody shares have no record; counters, statistics and quotas mostly have one.
                 self._depend(key, None, guess=key[0] == k.SLICEREF)
@@ -74,6 +77,8 @@ class Commit(Change):
                     self._wiped.add(key)
                 else:
                     self.ranges[codec.group(key)] = None
+            elif op in (PUT, DELETE):
+                settled.add(key)
 
     def _depend(self, key: Key, expected: Any, *, guess: bool) -> None:
         if self.codec.is_group(key):
@@ -213,6 +218,7 @@ class Allocate(Change):
         self._key, self._count = k.counter(name), count
         self._raw = codec.encode(self._key)
         self.keys[self._raw] = None
+        self.hints[self._raw] = None  # the first id of all; else the commit fails and brings the number
 
     def apply(self, now: Overlay) -> int:
         first: int = v.decode(self._key, now.get(self._raw))
@@ -228,6 +234,7 @@ class Gate(Change):
         self._key, self._now_s, self._min_age_s = k.counter(name), now_s, min_age_s
         self._raw = codec.encode(self._key)
         self.keys[self._raw] = None
+        self.hints[self._raw] = None
 
     def apply(self, now: Overlay) -> bool:
         last: int = v.decode(self._key, now.get(self._raw))

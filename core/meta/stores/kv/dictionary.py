@@ -61,8 +61,9 @@ class DictionaryTransaction(Transaction):
         data = self._driver.data
         return {key: data.values.get(key) for key in self.values}, {where: data.pairs(where) for where in self.ranges}
 
-    async def refresh(self) -> None:
+    async def refresh(self, more: Sequence[bytes] = ()) -> None:
         self._driver.trips += 1
+        self.values.update(dict.fromkeys(more))
         self.values, self.ranges = self._present()
         self.fresh = True
 

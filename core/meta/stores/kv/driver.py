@@ -71,8 +71,8 @@ class Transaction(ABC):
     ranges: dict[Range, list[Pair]]
     fresh: bool
 
-    async def refresh(self) -> None:
-        """Replace hints by what is there; `fresh` afterwards. Only called if it isn't."""
+    async def refresh(self, more: Sequence[bytes] = ()) -> None:
+        """Replace hints by what is there, and depend on `more` keys, too; `fresh` afterwards. Only called if it isn't."""
         raise NotImplementedError
 
     def log_version(self, number: int) -> int:
@@ -96,9 +96,13 @@ class Transaction(ABC):
 
 
 class KVDriver(ABC):
-    """One database. trips: round trips that callers waited for, counted by the driver."""
+    """One database. trips: round trips that callers waited for, counted by the driver.
+
+    pauses: after a lost race `commit` waits a random while itself, before it looks at what is there now.
+    """
 
     name: str = "kv"
+    pauses: bool = False
     limits: Limits = Limits()
 
     def __init__(self) -> None:

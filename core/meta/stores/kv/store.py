@@ -310,7 +310,7 @@ class KVStore(RecordStore):
                 answers, overlay = self._decide(changes, tx)
                 if not tx.fresh and (not overlay.dirty or any(isinstance(a, Conflict) for a in answers.values())):
                     # Refused on the ground of a guess: see what is really there.
-                    await tx.refresh()
+                    await tx.refresh(self._inodes_of(answers))
                     self._guesses.learn(tx.values)
                     answers, overlay = self._decide(changes, tx)
                 if not overlay.dirty:
@@ -325,7 +325,7 @@ class KVStore(RecordStore):
                     return answers
                 tx = after
                 self._guesses.learn(tx.values)
-                if attempt > 1:
+                if attempt > 1 and not self.driver.pauses:
                     await asyncio.sleep(random.randrange(attempt**2) / 1000)  # noqa: S311
         except BaseException:
             await tx.abandon()
@@ -336,6 +336,17 @@ class KVStore(RecordStore):
             " work later",
             retryable=True,
         )
+
+    def _inodes_of(self, answers: dict[int, Any]) -> list[bytes]:
+        """Inodes that refused names probably lead to: who is refused wants to know them (`Conflict.found`)."""
+        nodes: dict[bytes, None] = {}
+        for refused in answers.values():
+            key = refused.key if isinstance(refused, Conflict) and refused.found is None else None
+            if key is not None and key[0] == k.ENTRY:
+                entry = v.decode(key, self._guesses.get(self.codec.encode(key)))
+                if entry is not None:
+                    nodes[self.codec.encode(k.node(entry.ino))] = None
+        return list(nodes)
 
     async def _begin(self, changes: Sequence[Change]) -> Transaction:
         keys: dict[bytes, None] = {}
