@@ -97,7 +97,7 @@ for i = 1, #checks do
     a = a + 1
   elseif op == 'R' then
     a = a + 2
-    ok = (call('HGET', key, A[a - 1]) or '0') == A[a]
+    ok = (call('HGET', key, A[a - 1]) or call('GET', P .. A[a - 1]) or '0') == A[a]
   elseif op == 'L' then
     a = a + 1
     ok = list(key) == A[a]
@@ -162,10 +162,15 @@ for i = 1, #checks do
   if not ok then return -i end
 end
 
+-- While a cluster moves our slot to another node, keys that are missing here can't be used, not even those that this
+-- script itself has just emptied. Looking for one that never exists ends the script before it has written anything.
+if #writes > 0 and P ~= '' then call('EXISTS', P .. '~') end
+
 -- Pass one over the writes: nothing below may fail in pass two.
 local k0, a0 = k, a
 local removes = find(writes, '[dxX]') -- then what was seen in pass one may be gone when its turn comes
 local whole = {} -- operations whose three hash fields were all there
+local old = {} -- operations whose reference count has to move into the hash
 
 local function corrupt(key) return redis.error_reply('CORRUPT ' .. key .. ' does not hold what it should') end
 
@@ -230,9 +235,23 @@ for i = 1, #writes do
   elseif op == 'r' or op == 'R' then
     a = a + 1
     require_type(key, 'LLEN')
-  elseif op == 'j' or op == 'k' then
+  elseif op == 'j' then
     a = a + 2
     if not countable(call('HGET', key, A[a - 1]), A[a]) then return corrupt(key) end
+  elseif op == 'k' then
+    a = a + 2
+    local v = call('HGET', key, A[a - 1])
+    if not v then
+      -- very old volumes kept each count under a key of its own
+      v = call('GET', P .. A[a - 1])
+      old[i] = v
+    end
+    if not countable(v, A[a]) then return corrupt(key) end
+  elseif op == 'g' then
+    a = a + 1
+    require_type(key, 'LLEN')
+    if not countable(call('GET', K[k + 1]), '1') then return corrupt(K[k + 1]) end
+    k = k + 1
   elseif op == 'z' or op == 'y' then
     a = a + 2
     require_type(key, 'ZCARD')
@@ -327,8 +346,14 @@ for i = 1, #writes do
   elseif op == 'h' then
     a = a + 2
     call('HSETNX', key, A[a - 1], A[a])
+  elseif op == 'g' then
+    a = a + 1
+    call('RPUSH', key, A[a])
+    call('INCR', K[k + 1])
+    k = k + 1
   elseif op == 'k' then
     a = a + 2
+    if old[i] and call('HSETNX', key, A[a - 1], old[i]) == 1 then call('DEL', P .. A[a - 1]) end
     if call('HINCRBY', key, A[a - 1], A[a]) < 0 and sub(A[a], 1, 1) == '-' then
       dropped = dropped or {}
       dropped[A[a - 1]] = key

@@ -101,6 +101,7 @@ class Connection:
                         f"connection to Redis at {self._where(wire)} was lost during a commit ({lost}): it may or may"
                         " not have happened; look at the result before repeating it",
                         retryable=True,
+                        uncertain=True,
                     ) from lost
                 failure: MetaError = self._unreachable(lost)
             else:

@@ -27,6 +27,10 @@ ID_COUNTERS: Final = {
 OLD_SESSIONS: Final = "sessions"
 OLD_SESSION_S: Final = 300
 
+#: Lines of the change log, oldest first, and how many there ever were (format §9).
+LOG: Final = "txnLog"
+LAST_LOG: Final = "txnLastLog"
+
 DIRSTAT_HASHES: Final = ("dirUsedSpace", "dirDataLength", "dirUsedInodes")
 QUOTA_HASHES: Final = (
     ("dirQuota", "dirQuotaUsedSpace", "dirQuotaUsedInodes"),

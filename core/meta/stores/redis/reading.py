@@ -54,8 +54,15 @@ def _seconds(raw: bytes | None) -> int | None:
     return None if raw is None else int(float(raw))
 
 
-def _references(raw: bytes | None) -> int | None:
+def _references(replies: list[bytes | None]) -> int | None:
+    """Of the hash field, or of the key that very old volumes have instead (format §4.3)."""
+    raw = replies[0] if replies[0] is not None else replies[1]
     return None if raw is None else int(raw) + 1
+
+
+def _slice_count(p: str, key: Key) -> _Many:
+    field = f"k{key[1]}_{key[2]}"
+    return _Many([("HGET", p + "sliceRef", field), ("GET", p + field)], _references)
 
 
 def _joined(records: list[bytes]) -> bytes | None:
@@ -139,7 +146,7 @@ _PLANS: Final[dict[str, Callable[[str, Key], _Text | _One | _Many]]] = {
     k.OCCUPIED: lambda p, key: _One(("EXISTS", f"{p}d{key[1]}"), bool),
     k.DIRSTAT: lambda p, key: _Many(_three_hashes(p, m.DIRSTAT_HASHES, key[1]), _dirstat),
     k.QUOTA: lambda p, key: _Many(_three_hashes(p, m.QUOTA_HASHES[key[1]], key[2]), _quota),
-    k.SLICEREF: lambda p, key: _One(("HGET", p + "sliceRef", f"k{key[1]}_{key[2]}"), _references),
+    k.SLICEREF: _slice_count,
     k.DELFILE: lambda p, key: _One(("ZSCORE", p + "delfiles", f"{key[1]}:{key[2]}"), _seconds),
     k.DELSLICES: lambda p, key: _One(("HGET", p + "delSlices", f"{key[1]}_{key[2]}"), _same),
     k.SESSION: lambda p, key: _One(("ZSCORE", p + "allSessions", key[1]), _seconds),

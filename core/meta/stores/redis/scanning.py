@@ -196,7 +196,7 @@ _Expand = Callable[[bytes, Any], list[Record]]
 _GROUPS: Final[dict[str, tuple[str, str, _Expand]]] = {
     k.ENTRY: ("d", "HSCAN", lambda n, r: [(k.entry(int(n), name), decode_entry(raw)) for name, raw in m.pairs(r)]),
     k.XATTR: ("x", "HSCAN", lambda n, r: [(k.xattr(int(n), name), raw) for name, raw in m.pairs(r)]),
-    k.PARENT: ("p", "HSCAN", lambda n, r: [(k.parent(int(n), int(p)), int(c)) for p, c in m.pairs(r)]),
+    k.PARENT: ("p", "HSCAN", lambda n, r: [(k.parent(int(n), int(p)), int(c)) for p, c in m.pairs(r) if int(c) > 0]),
     k.CHUNK: ("c", "LRANGE", lambda n, r: [(_chunk_key(n), b"".join(r))] if r else []),
     k.SUSTAINED: ("session", "SSCAN", lambda n, r: [(k.sustained(int(n), int(ino)), True) for ino in r]),
     k.FLOCKS: (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server-side scripts for reading, and the type that carries a script.
 
-All are read-only but `GATE`. Inode numbers become key names through exact decimal arithmetic: trash inodes are near
+All are read-only but `GATE` and `LOG_TRIM`. Inode numbers become key names through exact decimal arithmetic: trash inodes are near
 2^63, beyond what Lua's doubles hold. Source: format §4.3 (keys), §1.9 (gate), §4.9 (why scripts).
 """
 
@@ -108,4 +108,26 @@ return 1
 """
 )
 
-ALL: Final = (COMMIT, RESOLVE, LISTING, GATE)
+#: KEYS: txnLog, txnLastLog. ARGV: version after which to begin, most lines. Reply: version of the first line, lines.
+#: Versions are counted from the end, so that cutting lines off at the head changes none (format §9).
+LOG_PAGE: Final = Script(
+    r"""
+local last, n = tonumber(redis.call('GET', KEYS[2]) or '0'), redis.call('LLEN', KEYS[1])
+local first = last - n + 1
+local at = math.max(0, tonumber(ARGV[1]) + 1 - first)
+return {first + at, redis.call('LRANGE', KEYS[1], at, at + tonumber(ARGV[2]) - 1)}
+"""
+)
+
+#: KEYS: as above. ARGV: last version to remove, most lines to remove. Reply: how many were removed.
+LOG_TRIM: Final = Script(
+    r"""
+local last, n = tonumber(redis.call('GET', KEYS[2]) or '0'), redis.call('LLEN', KEYS[1])
+local count = math.min(n, tonumber(ARGV[2]), tonumber(ARGV[1]) - (last - n))
+if count <= 0 then return 0 end
+redis.call('LTRIM', KEYS[1], count, -1)
+return count
+"""
+)
+
+ALL: Final = (COMMIT, RESOLVE, LISTING, GATE, LOG_PAGE, LOG_TRIM)

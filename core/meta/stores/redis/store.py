@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 LIST_AT_ONCE: Final = 20_000
 HSCAN_PAGE: Final = 5_000
 LISTING_BYTES: Final = 64 << 20
+#: Lines of the change log per page, and per command that removes some (it moves them out one by one).
+LOG_LINES: Final = 5_000
 
 
 class RedisStore(RecordStore):
@@ -181,7 +183,20 @@ class RedisStore(RecordStore):
 
     def scan(self, kind: str, start: Any = None) -> AsyncIterator[tuple[Key, Any]]:
         """As the contract says; a record may come twice if the server resizes a table meanwhile."""
+        if kind == k.CHANGELOG:
+            return self._scan_log(start or 0)
         return scanning.scan(self._fetch, self._prefix, kind, start)
+
+    async def _scan_log(self, after: int) -> AsyncIterator[tuple[Key, bytes]]:
+        keys = (self._prefix + m.LOG, self._prefix + m.LAST_LOG)
+        while True:
+            self.trips += 1
+            first, lines = await self._connection.run(scripts.LOG_PAGE, keys, (after, LOG_LINES))
+            for version, line in enumerate(lines, first):
+                yield k.changelog(version), line
+            after = first + len(lines) - 1
+            if len(lines) < LOG_LINES:
+                return
 
     # -- listing ------------------------------------------------------------------------------------------------
 
@@ -288,6 +303,17 @@ class RedisStore(RecordStore):
         self.trips += 1
         key = self._prefix + m.counter(name).key
         return bool(await self._connection.run(scripts.GATE, (key,), (now, min_age_s), resend=False))
+
+    async def trim_log(self, upto: int) -> int:
+        keys = (self._prefix + m.LOG, self._prefix + m.LAST_LOG)
+        removed = 0
+        while True:
+            # Sent again after a loss it removes no more than it should: versions don't move.
+            self.trips += 1
+            count = await self._connection.run(scripts.LOG_TRIM, keys, (upto, LOG_LINES))
+            removed += count
+            if count < LOG_LINES:
+                return removed
 
 
 def _slice_of(field: bytes) -> tuple[int, int]:

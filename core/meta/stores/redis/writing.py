@@ -8,7 +8,7 @@ L list, G chunks below an index, R reference count, U/V three hash fields equal/
 T/t set member present/missing, E/M key exists/missing.
 Writes: S/s SET/if new, H/h HSET/if new, x HDEL, d DEL, i INCRBY, j HINCRBY, k reference count, u statistics,
 v quota usage, p/q patch times/anything, r RPUSH, l/R list replaced/if new, X hash replaced, F lock table replaced,
-z/y ZADD/if new, Z ZREM, a/b SADD/SREM, T touch.
+z/y ZADD/if new, Z ZREM, a/b SADD/SREM, g line of the change log, T touch.
 Source: format §3.4, §4.3–4.8.
 """
 
@@ -23,7 +23,7 @@ from core.errors import MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import SLICE_BYTES, Attr, NodePatch, encode_attr, encode_entry
-from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, PATCH, PUT, PUT_NEW, Check, Write
+from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, LOG, PATCH, PUT, PUT_NEW, Check, Write
 from core.meta.stores.redis import mapping as m
 
 #: An EXACT check of chunks(ino, n) proves at most this many absent indexes; who adds a slice also writes i<ino>
@@ -324,6 +324,18 @@ def _reference_put_new(p: Program, key: Key, count: int) -> None:
         _write(p, "h", p.prefix + "sliceRef", f"k{key[1]}_{key[2]}", count - 1)
 
 
+def _reference_delete(p: Program, key: Key, value: Any) -> None:
+    field = f"k{key[1]}_{key[2]}"
+    _write(p, "x", p.prefix + "sliceRef", field)
+    _write(p, "d", p.prefix + field)  # where very old volumes keep it (format §4.3)
+
+
+def _log(p: Program, key: Key, line: bytes) -> None:
+    p.writes.append("g")
+    p.keys.extend((p.prefix + m.LOG, p.prefix + m.LAST_LOG))
+    p.args.append(line)
+
+
 def _add_dirstat(p: Program, key: Key, delta: Any) -> None:
     p.writes.append("u")
     p.keys.extend([p.prefix + name for name in m.DIRSTAT_HASHES])
@@ -420,7 +432,7 @@ _WRITES: Final[dict[int, dict[str, Encode]]] = {
         k.CHUNK: _string("d", lambda key: f"c{key[1]}_{key[2]}"),
         k.FLOCKS: _lock_table("lockf"),
         k.PLOCKS: _lock_table("lockp"),
-        k.SLICEREF: _field("x", lambda key: "sliceRef", lambda key: f"k{key[1]}_{key[2]}"),
+        k.SLICEREF: _reference_delete,
     },
     ADD: {
         k.COUNTER: _counter_add,
@@ -431,4 +443,5 @@ _WRITES: Final[dict[int, dict[str, Encode]]] = {
     },
     APPEND: {k.CHUNK: _chunk("r")},
     PATCH: {k.NODE: _patch},
+    LOG: {k.CHANGELOG: _log},
 }
