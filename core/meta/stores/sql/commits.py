@@ -33,7 +33,7 @@ class Group:
         self.weight = 0
         self._works: list[Work] = []
         self._uses: dict[Key, int] = {}
-        self._marks: list[tuple[int, Key]] = []  # mark -> member, key
+        self._marks: list[list[tuple[int, Key]]] = []  # mark -> members and their keys
         self._changed: set[int] = set()  # directories that have statistics
         self._refs: dict[Row, int] = {}  # slices whose count went down to what
 
@@ -59,6 +59,7 @@ class Group:
         locks: set[int] = set()
         checks: dict[tuple[int, str], list[Row]] = {}
         phases: dict[tuple[int, int, str], dict[Row, Any]] = {}
+        same: dict[Any, int] = {}
         marks = self._marks = []
         logs = 0
         for member, work in zip(self.members, works, strict=True):
@@ -66,8 +67,13 @@ class Group:
             for sort, expected in work.checks.items():
                 rows = checks.setdefault(sort, [])
                 for key, row in expected:
-                    rows.append((len(marks), *row))
-                    marks.append((member, key))
+                    # Many members expect the same of one directory: it is verified once for all of them.
+                    mark = same.setdefault((sort, row), len(marks))
+                    if mark == len(marks):
+                        marks.append([(member, key)])
+                        rows.append((mark, *row))
+                    else:
+                        marks[mark].append((member, key))
             for at, changes in work.writes.items():
                 _, op, _ = at
                 mine = phases.get(at)
@@ -80,9 +86,10 @@ class Group:
                     for row, change in changes.items():
                         old = mine.get(row)
                         if old is None:
-                            marks.append((member, (k.NODE, row[0])))
-                            mine[row] = (len(marks) - 1, change)
+                            mine[row] = (len(marks), change)
+                            marks.append([(member, (k.NODE, row[0]))])
                         else:
+                            marks[old[0]].append((member, (k.NODE, row[0])))
                             mine[row] = (old[0], join_patches(old[1], change))
                 elif op == APPEND:
                     for row, change in changes.items():
@@ -133,8 +140,8 @@ class Group:
         """Members whose checks failed, each with its conflict."""
         found: dict[int, Conflict] = {}
         for mark in marks:
-            member, key = self._marks[mark]
-            found.setdefault(member, Conflict(f"{key} has changed", key))
+            for member, key in self._marks[mark]:
+                found.setdefault(member, Conflict(f"{key} has changed", key))
         return found
 
 

@@ -57,8 +57,10 @@ ORDER: Final = {
     name: at
     for at, name in enumerate(
         dict.fromkeys(
-            [k.NODE, k.ENTRY, k.OCCUPIED, k.PARENTS, k.CHUNK, k.CHUNKS]
-            + [*KINDS, k.XATTRS, k.FLOCKS, k.PLOCKS, SEQUENCE, k.COUNTER]
+            (
+                k.NODE, k.ENTRY, k.OCCUPIED, k.PARENTS, k.CHUNK, k.CHUNKS, *KINDS, k.XATTRS, k.FLOCKS, k.PLOCKS,
+                SEQUENCE, k.COUNTER,
+            )
         )
     )
 }  # fmt: skip

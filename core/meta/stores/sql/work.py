@@ -208,7 +208,7 @@ class Work:
         if first == k.NODE:
             self._require_ids(key, value)
         row = self._row_key(key)
-        op = INSERT if key in self._fresh and slot(key) not in self._last else UPSERT
+        op = INSERT if self._is_fresh(key) else UPSERT
         self._rows(key, _WRITE, op, kind.name)[row] = row + kind.pack(value)
 
     def _put_new(self, key: Key, value: Any) -> None:
@@ -220,7 +220,7 @@ class Work:
         if key[0] == k.NODE:
             self._require_ids(key, value)
         row = self._row_key(key)
-        op = INSERT if key in self._fresh and slot(key) not in self._last else INSERT_NEW
+        op = INSERT if self._is_fresh(key) else INSERT_NEW
         self._rows(key, _WRITE, op, kind.name).setdefault(row, row + kind.pack(value))
 
     def _delete(self, key: Key, _: Any = None) -> None:
@@ -244,7 +244,7 @@ class Work:
 
     def _append(self, key: Key, value: bytes) -> None:
         row = key[1:]
-        if key in self._fresh and slot(key) not in self._last:
+        if self._is_fresh(key):
             self._rows(key, _WRITE, INSERT, k.CHUNK)[row] = (*row, value)
             return
         rows = self._rows(key, _CHANGE, APPEND, k.CHUNK)
@@ -283,6 +283,13 @@ class Work:
         rows[(len(rows),)] = (line,)
 
     # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _is_fresh(self, key: Key) -> bool:
+        """Is this the write whose insert proves that the record was missing?"""
+        if key not in self._fresh:
+            return False
+        self._fresh.remove(key)
+        return True
 
     def _drop(self, key: Key) -> int:
         """All rows of an inode; a lock table is replaced by dropping it first. Returns the phase."""
