@@ -12,6 +12,7 @@ from core.meta.store import RecordStore
 from tests.servers.tikv import TiKVServer
 
 from .suite import RecordStoreSuite
+from .test_kv_memory import costs_of_calls
 
 _numbers = itertools.count()
 
@@ -55,3 +56,15 @@ class TestTiKV(RecordStoreSuite):
     async def peer(self, store: RecordStore, server: TiKVServer, prefix: str) -> AsyncIterator[RecordStore]:
         async for peer in opened(server.url(prefix)):
             yield peer
+
+    async def test_each_call_is_one_round_trip(self, store: RecordStore) -> None:
+        """But for commits, which read what they depend on in their own transaction."""
+        await costs_of_calls(store, commit_trips=2)
+
+
+class TestTiKVOverRegions(TestTiKV):
+    """Every operation on a volume whose keys lie in many regions: commits in two phases over all of them."""
+
+    @pytest.fixture
+    def server(self, regions: TiKVServer) -> TiKVServer:
+        return regions

@@ -8,8 +8,8 @@ What things cost, in messages that follow one another (PD hands out timestamps, 
 
 The read inside a commit can't be saved: TiKV compares timestamps, not values, so a transaction has to see with its own
 start timestamp what it decides upon. Nor can prewrite and commit be one: the client library for Python has neither
-one-phase nor asynchronous commit. `trips` counts a read as one and a commit attempt as one, like every other store;
-`messages` counts as above. What makes this bearable is the grouping above: many tasks' commits are one transaction.
+one-phase nor asynchronous commit. `trips` counts a read as one, and a commit as one for what it reads (`commit_reads`)
+and one for what it writes; `messages` counts every message above. What makes this bearable is the grouping above: many tasks' commits are one transaction.
 
 TiKV sees only conflicts between writers. So everything that a transaction depends on and doesn't write is locked, keys
 that don't exist, too: its commit then fails if another transaction wrote one of them since its start, and a writer that
@@ -67,6 +67,7 @@ class TiKVDriver(KVDriver):
         self.url = url
         self.logs = False
         self.messages = 0
+        self.commit_reads = 0
         self._connection = Connection(url)
         # A call into the library costs more than a key. The moment is asked for after the last question has come.
         self._reads: Batcher[Question, Reading] = Batcher(self._read_now, in_flight=READS_IN_FLIGHT)
@@ -153,8 +154,10 @@ class TiKVDriver(KVDriver):
 
     async def _attempt(self, keys: Sequence[bytes], ranges: Sequence[Range], number: int) -> _Attempt:
         """The number-th try (from 0) of one transaction, with what is there now."""
-        self.trips += 1
-        self.messages += 2 if keys or ranges else 1
+        reads = 1 if keys or ranges else 0
+        self.trips += reads
+        self.commit_reads += reads
+        self.messages += 1 + reads
 
         async def work(client: Any) -> _Attempt:
             # Both timestamps travel in one message.
@@ -242,6 +245,7 @@ class _Attempt(Transaction):
                 raw.delete(key)
             written.add(key)
         raw.lock(key for key in dict.fromkeys(self._guards()) if key not in written)
+        driver.trips += 1
         driver.messages += 3
         try:
             await raw.commit()
