@@ -358,7 +358,12 @@ class KVStore(RecordStore):
             ranges.update(change.ranges)
             hints.update(change.hints)
             range_hints.update(change.range_hints)
-        hints.update(self._guesses.about(keys))
+        guessed = self._guesses.about(keys)
+        for raw in [raw for raw, had in guessed.items() if had and len(had) == 9 and hints.get(raw, had) != had]:
+            # A name that probably isn't what its commit expects; who is refused wants to know the inode, too.
+            if key := self.codec.decode(k.ENTRY, raw):
+                keys[self.codec.encode(k.node(v.decode(key, guessed[raw]).ino))] = None
+        hints.update(guessed)
         tx = await self.driver.begin(list(keys), list(ranges), hints, range_hints)
         if tx.fresh:
             self._guesses.learn(tx.values)
