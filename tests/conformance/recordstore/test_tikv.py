@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from core.meta.store import RecordStore
+from core.meta import keys as k
+from core.meta.records import FILE, Entry
+from core.meta.store import RecordStore, Tx
 from tests.servers.tikv import TiKVServer
 
 from .suite import RecordStoreSuite
@@ -60,6 +62,15 @@ class TestTiKV(RecordStoreSuite):
     async def test_each_call_is_one_round_trip(self, store: RecordStore) -> None:
         """But for commits, which read what they depend on in their own transaction."""
         await costs_of_calls(store, commit_trips=2)
+
+    async def test_a_transaction_is_one_read_and_one_commit(self, store: RecordStore) -> None:
+        async def body(tx: Tx) -> None:
+            await tx.read(k.node(1), k.entry(1, b"a"))
+            tx.put(k.entry(1, b"a"), Entry(FILE, 5))
+
+        with store.round_trips() as n:
+            await store.transact(body)
+        assert n.count == 3
 
 
 class TestTiKVOverRegions(TestTiKV):

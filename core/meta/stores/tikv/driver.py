@@ -8,8 +8,8 @@ What things cost, in messages that follow one another (PD hands out timestamps, 
 
 The read inside a commit can't be saved: TiKV compares timestamps, not values, so a transaction has to see with its own
 start timestamp what it decides upon. Nor can prewrite and commit be one: the client library for Python has neither
-one-phase nor asynchronous commit. `trips` counts a read as one, and a commit as one for what it reads (`commit_reads`)
-and one for what it writes; `messages` counts every message above. What makes this bearable is the grouping above: many tasks' commits are one transaction.
+one-phase nor asynchronous commit. `trips` counts a read as one, and a commit as one for what it reads (of these,
+`commit_reads` led to a commit) and one for what it writes; `messages` counts every message above. What makes this bearable is the grouping above: many tasks' commits are one transaction.
 
 TiKV sees only conflicts between writers. So everything that a transaction depends on and doesn't write is locked, keys
 that don't exist, too: its commit then fails if another transaction wrote one of them since its start, and a writer that
@@ -156,7 +156,6 @@ class TiKVDriver(KVDriver):
         """The number-th try (from 0) of one transaction, with what is there now."""
         reads = 1 if keys or ranges else 0
         self.trips += reads
-        self.commit_reads += reads
         self.messages += 1 + reads
 
         async def work(client: Any) -> _Attempt:
@@ -246,6 +245,7 @@ class _Attempt(Transaction):
             written.add(key)
         raw.lock(key for key in dict.fromkeys(self._guards()) if key not in written)
         driver.trips += 1
+        driver.commit_reads += 1 if self.values or self.ranges else 0
         driver.messages += 3
         try:
             await raw.commit()
