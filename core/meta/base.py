@@ -99,6 +99,7 @@ class MetaBase:
         self._dir_attrs: dict[int, Attr] = {}  # what was seen of them; valid only together with `_dir_parents`
         self._quotas: dict[tuple[int, int], Quota] = {}
         self._dir_quotas = False  # does any directory have one
+        self._quota_epoch = 0  # grows when this client learns of another quota
         self._used_space = 0
         self._used_inodes = 0
         self._background: set[asyncio.Task[None]] = set()
@@ -296,6 +297,7 @@ class MetaBase:
         """
         if space == 0 and inodes == 0 and length == 0:
             return
+        self._mark_epoch(tx)
         if owner and self.user_group_quota:
             for kind, ident in ((1, uid), (2, gid)):
                 if volume:
@@ -341,6 +343,17 @@ class MetaBase:
             self._require_quota(kind, ident, space, inodes)
         tx.add(k.quota(kind, ident), (space, inodes))
         tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
+
+    def _mark_epoch(self, tx: Tx) -> None:
+        """An operation that decided before a quota was known and commits after it isn't counted in it."""
+        epoch = self._quota_epoch
+        tx.after.append(lambda: self.late_for_quotas(epoch) if epoch != self._quota_epoch else None)
+
+    def learned_quotas(self, directories: list[int]) -> None:
+        """Quotas of directories that this client counts into from now on."""
+
+    def late_for_quotas(self, epoch: int) -> None:
+        """Count what became known since then once more (`core/meta/quota.py` does it)."""
 
     def _require_quota(self, kind: int, ident: int, space: int, inodes: int) -> None:
         quota = self._quotas.get((kind, ident))
@@ -407,8 +420,11 @@ class MetaBase:
         """Counters and quotas as the volume has them now (at start and every heartbeat)."""
         self._used_space, self._used_inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
         if self.dir_stats or self.user_group_quota:
-            self._quotas = {(key[1], key[2]): quota async for key, quota in self.store.scan(k.QUOTA)}
+            known, self._quotas = self._quotas, {
+                (key[1], key[2]): quota async for key, quota in self.store.scan(k.QUOTA)
+            }  # fmt: skip
             self._dir_quotas = any(kind == 0 for kind, _ in self._quotas)
+            self.learned_quotas([ident for kind, ident in self._quotas if kind == 0 and (0, ident) not in known])
         self._dir_parents.clear()
         self._dir_attrs.clear()
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 from core.errors import FsError
@@ -77,6 +79,8 @@ class Quotas(Owners):
         fresh, quota = await self.store.transact(body)
         self._quotas[kind, ident] = quota
         self._dir_quotas = self._dir_quotas or kind == DIRECTORY
+        if fresh and kind == DIRECTORY:
+            self.learned_quotas([ident])
         if fresh and kind == DIRECTORY:
             await self.check_quota(ident, strict=strict, repair=True)
         stored = (await self.store.read(key))[0] or quota
@@ -153,6 +157,32 @@ class Quotas(Owners):
         if owners:
             await self.check_owner_quotas(repair=True)
 
+    # -- operations that began before a quota was known ----------------------------------------------------------
+
+    _learned: dict[int, int] = {}  # noqa: RUF012 - replaced, never changed
+    _late_from: int | None = None
+    _repairing: asyncio.Lock | None = None
+
+    def learned_quotas(self, directories: list[int]) -> None:
+        if directories:
+            self._quota_epoch += 1
+            self._learned = {**self._learned, **dict.fromkeys(directories, self._quota_epoch)}
+
+    def late_for_quotas(self, epoch: int) -> None:
+        if self._late_from is None:
+            self.spawn(self._recount_late())
+        self._late_from = min(epoch, self._quota_epoch if self._late_from is None else self._late_from)
+
+    async def _recount_late(self) -> None:
+        await asyncio.sleep(0)  # whoever else is late joins
+        epoch, self._late_from = self._late_from or 0, None
+        for ino in [ino for ino, since in self._learned.items() if since > epoch]:
+            try:
+                await self.check_quota(ino, repair=True)
+            except FsError as e:
+                if e.errno != errno.ENOENT:
+                    raise
+
     # -- directories -----------------------------------------------------------------------------------------------
 
     async def check_quota(self, ino: int, *, strict: bool = False, repair: bool = False) -> QuotaCheck:
@@ -163,9 +193,17 @@ class Quotas(Owners):
         """
         if repair:
             self.require_writable()
-        tree = TreeMeasure(self, ino, strict=strict)
+        if self._repairing is None:
+            self._repairing = asyncio.Lock()
+        # One correction at a time, else each adds what is missing. Two clients that meet see it at their next look.
+        async with self._repairing if repair else nullcontext():
+            return await self._check_quota(TreeMeasure(self, ino, strict=strict), ino, repair)
+
+    async def _check_quota(self, tree: TreeMeasure, ino: int, repair: bool) -> QuotaCheck:
         first: QuotaCheck | None = None
-        for _ in range(_REPAIRS):
+        for attempt in range(_REPAIRS):
+            if attempt:
+                await asyncio.sleep(random.uniform(0, 0.01 * attempt))  # noqa: S311 - so that two repairs part
             found = await self._measured(tree, ino)
             first = first or found
             if not repair or (not found.missing and not tree.wrong):
@@ -173,8 +211,6 @@ class Quotas(Owners):
             await tree.mend()
             if found.missing:
                 await self._add_usage([(DIRECTORY, ino, found.missing.space, found.missing.inodes)])
-            if found.missing.exact:
-                break
         assert first is not None
         return first._replace(repaired=repair and bool(first.missing))
 

@@ -240,6 +240,7 @@ class Rename(Namespace):
             tx.add(k.dirstat(new), DirStat(length, space, 1))
             if entry.type == DIRECTORY and old >= TRASH:
                 tx.put_new(k.dirstat(entry.ino), DirStat(0, 0, 0))  # trashing dropped the record
+        self._mark_epoch(tx)
         if not self._dir_quotas:
             return
         above_old = await self.ancestors(old, tx) if old < TRASH else []
