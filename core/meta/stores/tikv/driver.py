@@ -9,7 +9,8 @@ What things cost, in messages that follow one another (PD hands out timestamps, 
 The read inside a commit can't be saved: TiKV compares timestamps, not values, so a transaction has to see with its own
 start timestamp what it decides upon. Nor can prewrite and commit be one: the client library for Python has neither
 one-phase nor asynchronous commit. `trips` counts a read as one, and a commit as one for what it reads (of these,
-`commit_reads` led to a commit) and one for what it writes; `messages` counts every message above. What makes this bearable is the grouping above: many tasks' commits are one transaction.
+`commit_reads` led to a commit) and one for what it writes; `messages` counts every message above. What makes this
+bearable is the grouping in the layer above: many tasks' commits are one transaction.
 
 TiKV sees only conflicts between writers. So everything that a transaction depends on and doesn't write is locked, keys
 that don't exist, too: its commit then fails if another transaction wrote one of them since its start, and a writer that
