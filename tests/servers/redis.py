@@ -22,10 +22,19 @@ HINT = "apt-get install redis-server"
 class RedisServer(Server):
     """`url(db)` is a metadata URL, `unix_url(db)` and `tls_url(db)` too; `cli` runs redis-cli."""
 
+    #: What runs, what talks to it, and where they come from; Valkey replaces them.
+    server_program, cli_program, hint = "redis-server", "redis-cli", HINT
+
     def __init__(
-        self, *options: str, tls: bool = False, save: bool = False, cluster: bool = False, password: str = PASSWORD
+        self,
+        *options: str,
+        tls: bool = False,
+        client_certificates: bool = False,
+        save: bool = False,
+        cluster: bool = False,
+        password: str = PASSWORD,
     ) -> None:
-        program = require("redis-server", HINT)
+        program = require(self.server_program, self.hint)
         self.password = password
         self.tls = tls
         self.cluster = cluster
@@ -35,7 +44,14 @@ class RedisServer(Server):
             if tls:
                 ca, key, cert = make_certificates(folder)
                 ports = ["--port", "0", "--tls-port", str(port), "--tls-ca-cert-file", str(ca)]
-                ports += ["--tls-key-file", str(key), "--tls-cert-file", str(cert), "--tls-auth-clients", "no"]
+                ports += [
+                    "--tls-key-file",
+                    str(key),
+                    "--tls-cert-file",
+                    str(cert),
+                    "--tls-auth-clients",
+                    "yes" if client_certificates else "no",
+                ]
             secret = ["--requirepass", password] if password else []
             keep = ["--appendonly", "yes", "--appendfsync", "always"] if save else []
             socket = ["--unixsocket", str(folder / "s")]
@@ -46,7 +62,7 @@ class RedisServer(Server):
                 *nodes, *options,
             ]  # fmt: skip
 
-        super().__init__(command, name="redis-server")
+        super().__init__(command, name=self.server_program)
 
     def start(self) -> None:
         super().start()
@@ -68,9 +84,14 @@ class RedisServer(Server):
     def tls_url(self, db: int = 0, options: str = "") -> str:
         return f"rediss://{self._user}localhost:{self.port}/{db}?tls-ca-cert-file={self.folder}/ca.pem{options}"
 
+    @property
+    def own_certificate(self) -> str:
+        """Options for `tls_url`: a certificate of the client. The server's own serves for both."""
+        return f"&tls-cert-file={self.folder}/ca.pem&tls-key-file={self.folder}/key.pem"
+
     def cli(self, *args: str) -> str:
         """Answer of redis-cli over the Unix socket."""
-        command = [require("redis-cli", HINT), "-s", str(self.folder / "s")]
+        command = [require(self.cli_program, self.hint), "-s", str(self.folder / "s")]
         if self.password:
             command += ["-a", self.password, "--no-auth-warning"]
         return subprocess.run([*command, *args], check=True, capture_output=True, text=True).stdout.strip()
@@ -113,9 +134,9 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
 
 
 class Sentinel(Server):
-    """One Sentinel that watches `master` under the name "vol"."""
+    """One Sentinel that watches `master` under the name "vol". It calls a server dead after `down_ms`."""
 
-    def __init__(self, master: RedisServer) -> None:
+    def __init__(self, master: RedisServer, *, quorum: int = 1, down_ms: int = 30_000) -> None:
         program = require("redis-server", HINT)
 
         def command(port: int, folder: Path) -> Sequence[str]:
@@ -123,7 +144,9 @@ class Sentinel(Server):
                 f"port {port}",
                 "bind 127.0.0.1",
                 f"dir {folder}",
-                f"sentinel monitor vol 127.0.0.1 {master.port} 1",
+                f"sentinel monitor vol 127.0.0.1 {master.port} {quorum}",
+                f"sentinel down-after-milliseconds vol {down_ms}",
+                f"sentinel failover-timeout vol {down_ms * 3}",
             ]
             if master.password:
                 lines.append(f'sentinel auth-pass vol "{master.password}"')
@@ -131,3 +154,14 @@ class Sentinel(Server):
             return [program, str(folder / "conf"), "--sentinel"]
 
         super().__init__(command, name="redis-sentinel")
+
+
+def replica_of(master: RedisServer) -> RedisServer:
+    """A server, not yet started, that copies `master` and may take its place."""
+    options = ["--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0"]
+    return RedisServer(*options, *(["--masterauth", master.password] if master.password else []))
+
+
+def linked(replica: RedisServer) -> bool:
+    """Has a replica copied its master and follows it?"""
+    return "master_link_status:up" in replica.cli("INFO", "replication")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis keeps the record-store contract: over TCP with a password, over a Unix socket, over TLS, in a cluster."""
+"""Redis keeps the record-store contract: over TCP with a password, a Unix socket, TLS, Sentinel, in a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from core.meta.store import RecordStore
 from core.meta.stores.redis import RedisStore
-from tests.servers.redis import RedisServer
+from tests.servers.redis import PASSWORD_IN_URL, RedisServer, Sentinel
+from tests.servers.redis_cluster import RedisCluster
 
 from .suite import RecordStoreSuite
 
@@ -29,10 +30,16 @@ def tls_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisServer]:
-    with RedisServer(cluster=True) as server:
-        assert isinstance(server, RedisServer)
-        yield server
+def sentinel(server: RedisServer) -> Iterator[Sentinel]:
+    with Sentinel(server) as sentinel:
+        assert isinstance(sentinel, Sentinel)
+        yield sentinel
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 async def opened(url: str, prefix: str | None = None, *, empty: bool = True) -> AsyncIterator[RecordStore]:
@@ -71,8 +78,15 @@ class TestRedisTLS(RecordStoreSuite):
             yield store
 
 
+class TestRedisSentinel(RecordStoreSuite):
+    @pytest.fixture
+    async def store(self, server: RedisServer, sentinel: Sentinel) -> AsyncIterator[RecordStore]:
+        async for store in opened(f"redis://:{PASSWORD_IN_URL}@vol,127.0.0.1:{sentinel.port}/7"):
+            yield store
+
+
 class TestRedisCluster(RecordStoreSuite):
     @pytest.fixture
-    async def store(self, cluster: RedisServer) -> AsyncIterator[RecordStore]:
+    async def store(self, cluster: RedisCluster) -> AsyncIterator[RecordStore]:
         async for store in opened(cluster.url(6)):
             yield store

@@ -15,6 +15,7 @@ import logging
 import random
 import socket
 import ssl
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -23,7 +24,7 @@ from hiredis import ReplyError
 
 from core.errors import MetaError
 from core.meta.stores.redis.discovery import Address, find_master, find_owner
-from core.meta.stores.redis.replies import ELSEWHERE, TRANSIENT, code_of, typed_error
+from core.meta.stores.redis.replies import ELSEWHERE, TRANSIENT, code_of, moved_to, typed_error
 from core.meta.stores.redis.scripts import Script
 from core.meta.stores.redis.url import RedisURL
 from core.meta.stores.redis.wire import Wire, WireLost, first_error, pack_command
@@ -34,8 +35,11 @@ log = logging.getLogger(__name__)
 PATIENCE_S: Final = 10.0
 #: Opening a volume fails sooner: the user waits for it, and a wrong address is the usual cause.
 OPEN_PATIENCE_S: Final = 3.0
+#: A server that is silent for so long may have been replaced: Sentinel or the other nodes know.
+SILENCE_S: Final = 1.0
 _MULTI: Final[bytes] = pack_command(("MULTI",))
 _EXEC: Final[bytes] = pack_command(("EXEC",))
+_ROLE: Final[bytes] = pack_command(("ROLE",))
 
 Command = tuple[Any, ...]
 
@@ -55,6 +59,9 @@ class Connection:
         self._wire: Wire | None = None
         self._dialing = asyncio.Lock()
         self._last_cause: Exception | None = None
+        self._nodes: list[Address] = []  # of a cluster, as last seen
+        self._moved: Address | None = None  # where the last node said our slot is
+        self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -71,10 +78,21 @@ class Connection:
             if self.cluster:  # seeds are the one host; find the owner of our slot
                 self.url = replace(self.url, mode="cluster")
                 self._drop()
+        if self.url.mode != "single":
+            self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         self._closed = True
         self._drop()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+
+    @property
+    def server(self) -> str:
+        """Which server process answers now. What it calls a cursor means nothing to another one."""
+        return self._wire.server if self._wire is not None else ""
 
     def _drop(self) -> None:
         wire, self._wire = self._wire, None
@@ -115,6 +133,8 @@ class Connection:
                     raise typed_error(str(error), self._where(wire))
                 failure = typed_error(str(error), self._where(wire))
                 if code in ELSEWHERE and wire is self._wire:
+                    if (moved := moved_to(str(error))) is not None:
+                        self._moved = moved if moved[0] or not wire.address else (wire.address[0], moved[1])
                     self._drop()  # ask again who the master is
             now = asyncio.get_running_loop().time()
             deadline = deadline or now + self._patience_s
@@ -167,12 +187,19 @@ class Connection:
                 if not e.retryable:
                     raise
                 self._last_cause = e
+            except WireLost as e:
+                if "CERTIFICATE_REQUIRED" in str(e).upper().replace(" ", "_"):
+                    raise MetaError(
+                        f"Redis at {self.url.where} wants a certificate of the client; give it in the URL as"
+                        " tls-cert-file and tls-key-file"
+                    ) from e
+                self._last_cause = e
             except ssl.SSLCertVerificationError as e:
                 raise MetaError(
                     f"Redis at {self.url.where} shows a certificate that can't be trusted ({e.verify_message});"
                     " give its authority as tls-ca-cert-file, or the name it carries as tls-server-name"
                 ) from e
-            except (OSError, WireLost) as e:  # includes TimeoutError and ssl.SSLError
+            except OSError as e:  # includes TimeoutError and ssl.SSLError
                 if not isinstance(e, TimeoutError) or self._last_cause is None:
                     self._last_cause = e
             now = loop.time()
@@ -188,12 +215,45 @@ class Connection:
         return random.uniform(limit / 2, limit)  # noqa: S311 - spreads clients after an outage
 
     async def _dial_target(self) -> Wire:
+        moved, self._moved = self._moved, None
+        if moved is not None and moved[0] and self.cluster:
+            try:
+                return await self._dial(moved)  # who sent us away knows it before the others do
+            except (OSError, WireLost) as e:
+                log.info("cannot reach %s:%d, where the volume's slot was said to be: %s", *moved, e)
+        wire = await self._dial(await self._target())
+        if self.url.mode == "sentinel":
+            role = await wire.send(_ROLE)
+            if isinstance(role, list) and role[0] != b"master":
+                # A failover is under way: it would answer reads with what it has, however old that is.
+                wire.close()
+                raise MetaError(f"Redis at {wire.peer} is no master any more", retryable=True)
+        return wire
+
+    async def _target(self) -> Address | None:
+        """Whom to talk to."""
         url = self.url
         if url.mode == "sentinel":
-            return await self._dial(await find_master(url, self._tls))
+            return await find_master(url, self._tls)
         if url.mode == "cluster":
-            return await self._dial(await find_owner(url, self._dial))
-        return await self._dial(url.hosts[0] if url.hosts else None)
+            owner, self._nodes = await find_owner(url, self._nodes, self._dial)
+            return owner
+        return url.hosts[0] if url.hosts else None
+
+    async def _watch(self) -> None:
+        """Don't wait for a server that hangs until the read time-out, if another has taken its place meanwhile."""
+        while True:
+            await asyncio.sleep(SILENCE_S * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            wire = self._wire
+            if wire is None or wire.silent_s < SILENCE_S:
+                continue
+            try:
+                target = await self._target()
+            except (OSError, WireLost):  # MetaError is an OSError
+                continue
+            if target is not None and target != wire.address and not wire.closed:
+                log.warning("Redis at %s is silent; %s:%d has taken its place", wire.peer, *target)
+                wire.close(f"it is silent, and {target[0]}:{target[1]} has taken its place")
 
     async def _dial(self, address: Address | None) -> Wire:
         """One authenticated connection. Raises OSError, WireLost, or MetaError for a refusal."""
@@ -214,6 +274,7 @@ class Connection:
                 if (sock := transport.get_extra_info("socket")) is not None:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
+                wire.address = address
                 await self._greet(wire, address)
             except BaseException:
                 wire.close()
@@ -231,11 +292,14 @@ class Connection:
             commands.append(("SELECT", url.db))
         must = len(commands)
         commands.append(("PING",))  # tells NOAUTH now and not in the middle of a commit
+        commands.append(("INFO", "server"))
         commands += [("SCRIPT", "LOAD", script.text) for script in self._scripts]
         replies = await wire.send(b"".join(map(pack_command, commands)), len(commands))
         if isinstance(replies, ReplyError):  # a single command
             replies = [replies]
         where = f"{address[0]}:{address[1]}" if address else url.where
+        if isinstance(replies, list):
+            wire.server = _server_of(replies[must + 1])
         for i, reply in enumerate(replies if isinstance(replies, list) else []):
             if isinstance(reply, ReplyError) and "cluster mode" in str(reply):
                 self.cluster = True  # has no databases to SELECT; `open` asks who serves our slot
@@ -260,3 +324,9 @@ class Connection:
             f"cannot reach Redis at {self.url.where}: {reason}; check server, address and network",
             retryable=True,
         )
+
+
+def _server_of(info: Any) -> str:
+    """The process, by the number that it draws at its start; one that must not tell is taken for a new one."""
+    lines = info.split() if isinstance(info, bytes) else ()
+    return next((line[7:].decode() for line in lines if line.startswith(b"run_id:")), "") or uuid.uuid4().hex

@@ -18,7 +18,7 @@ TRANSIENT: Final = frozenset(
     ["LOADING", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "BUSY", "NOREPLICAS", "MOVED", "ASK"]
 )
 #: … and another server may be the right one now.
-ELSEWHERE: Final = frozenset(["READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN"])
+ELSEWHERE: Final = frozenset(["READONLY", "MOVED", "CLUSTERDOWN", "MASTERDOWN"])
 
 _ADVICE: Final = {
     "OOM": "the server's memory limit is reached; raise maxmemory or delete files",
@@ -27,11 +27,13 @@ _ADVICE: Final = {
     "CLUSTERDOWN": "the cluster is not complete; check its nodes",
     "MASTERDOWN": "the replica lost its master; check the replication",
     "MOVED": "the cluster moved the volume's slot; try again",
+    "ASK": "the cluster is moving the volume's slot to another node; all goes on when that is done",
+    "TRYAGAIN": "the cluster is moving the volume's slot to another node; all goes on when that is done",
     "BUSY": "a script blocks the server; wait for it or end it with SCRIPT KILL",
     "NOREPLICAS": "too few replicas are connected (min-replicas-to-write); check them",
     "NOAUTH": "the server wants a password; put it into the URL, REDIS_PASSWORD or META_PASSWORD",
     "WRONGPASS": "user name or password is wrong; check the URL, REDIS_PASSWORD or META_PASSWORD",
-    "NOPERM": "the ACL of this Redis user is too narrow; allow it all commands and keys of this database",
+    "NOPERM": "the ACL of this Redis user is too narrow; docs/metadata-redis.md lists what it needs",
     "MISCONF": "the server can't save its data and refuses writes; look at its log and its disk",
     "WRONGTYPE": "a key has another type; does some other application use this database?",
     "CORRUPT": "a record is damaged; run `sluice fsck`",
@@ -47,7 +49,17 @@ def code_of(text: str) -> str:
         return found[1]
     if word == "ERR" and _AUTH_OLD.search(text):
         return "WRONGPASS"
-    return word
+    # In a script: of a slot that is on its way to another node, this key isn't here, or not any more.
+    return "TRYAGAIN" if word == "ERR" and "non local key" in text else word
+
+
+def moved_to(text: str) -> tuple[str, int] | None:
+    """Host (empty: the same as before) and port of `MOVED slot host:port`."""
+    words = text.removeprefix("-").split()
+    if len(words) < 3 or words[0] != "MOVED":
+        return None
+    host, _, port = words[2].rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdecimal() else None
 
 
 def typed_error(text: str, where: str) -> MetaError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server-side scripts for reading, and the type that carries a script.
 
-All are read-only but `GATE` and `LOG_TRIM`. Inode numbers become key names through exact decimal arithmetic: trash inodes are near
-2^63, beyond what Lua's doubles hold. Source: format §4.3 (keys), §1.9 (gate), §4.9 (why scripts).
+All are read-only but `GATE` and `LOG_TRIM`. Inode numbers become key names through exact decimal arithmetic: trash
+inodes are near 2^63, beyond what Lua's doubles hold. Source: format §4.3 (keys), §1.9 (gate), §4.9 (why scripts).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hiredis import ReplyError
 
-from core.errors import Conflict
+from core.errors import Conflict, MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import Attr, Entry, decode_attr, decode_entry
@@ -46,6 +46,10 @@ HSCAN_PAGE: Final = 5_000
 LISTING_BYTES: Final = 64 << 20
 #: Lines of the change log per page, and per command that removes some (it moves them out one by one).
 LOG_LINES: Final = 5_000
+
+
+class ServerChanged(MetaError):
+    """A walk by cursor can't go on: another server answers now."""
 
 
 class RedisStore(RecordStore):
@@ -111,7 +115,7 @@ class RedisStore(RecordStore):
             self.trips += 1
             await self._connection.call(pack_command(("FLUSHDB",)))
             return
-        async for names in scanning.names_like(self._fetch, self._prefix + "*"):
+        async for names in scanning.names_like(self._steady(), self._prefix + "*"):
             await self._fetch([("UNLINK", *names)])
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -121,6 +125,31 @@ class RedisStore(RecordStore):
         self.trips += 1
         replies = await self._connection.call(b"".join(map(pack_command, commands)), len(commands))
         return replies if len(commands) > 1 else [replies]
+
+    def _steady(self) -> scanning.Fetch:
+        """`_fetch` for walks by cursor, which mean something to one server process only.
+
+        After a failover or a restart, or while a cluster moves the slot, going on would leave records out without a
+        word; gc, say, would take what it didn't see for garbage. So the walk fails.
+        """
+        server = ""
+
+        async def fetch(commands: Sequence[Command]) -> list[Any]:
+            nonlocal server
+            # Keys that were moved already are missing in a SCAN; to ask for one that is missing is refused then.
+            probe = [("EXISTS", self._prefix + "~")] if self._connection.cluster else []
+            replies = await self._fetch([*commands, *probe])
+            now = self._connection.server
+            if server and now != server:
+                raise ServerChanged(
+                    f"Redis at {self._url.where}: another server answers now (a failover or a restart), so what was"
+                    " being listed would be incomplete; run it again",
+                    retryable=True,
+                )
+            server = now
+            return replies[: len(commands)]
+
+        return fetch
 
     async def read(self, *keys: Key) -> list[Any]:
         if not keys:
@@ -146,7 +175,7 @@ class RedisStore(RecordStore):
                 replies = await self._fetch([("EXISTS", f"{head}{i}") for i in page])
                 found.update(i for i, exists in zip(page, replies, strict=True) if exists)
         else:
-            async for names in scanning.names_like(self._fetch, head + "*"):
+            async for names in scanning.names_like(self._steady(), head + "*"):
                 found.update(int(name[len(head) :]) for name in names)
         return tuple(sorted(i for i in found if i < count))
 
@@ -185,7 +214,7 @@ class RedisStore(RecordStore):
         """As the contract says; a record may come twice if the server resizes a table meanwhile."""
         if kind == k.CHANGELOG:
             return self._scan_log(start or 0)
-        return scanning.scan(self._fetch, self._prefix, kind, start)
+        return scanning.scan(self._steady(), self._prefix, kind, start)
 
     async def _scan_log(self, after: int) -> AsyncIterator[tuple[Key, bytes]]:
         keys = (self._prefix + m.LOG, self._prefix + m.LAST_LOG)
@@ -247,7 +276,12 @@ class RedisStore(RecordStore):
             values = dict(m.pairs(flat))
             steady = True
         else:
-            values, steady = await self._list_large(keys, raw)
+            while True:
+                try:
+                    values, steady = await self._list_large(keys, raw)
+                    break
+                except ServerChanged:
+                    continue  # from the beginning; a server that can't be reached at all ends it
         listing = Listing(values, raw)
         # The earlier of two clocks: the server's and ours. Changes carry the time of whoever made them.
         if steady and count and listing.settled(min(started, float(server_s))):
@@ -258,9 +292,10 @@ class RedisStore(RecordStore):
     async def _list_large(self, keys: tuple[str, str], before: bytes | None) -> tuple[dict[bytes, bytes], bool]:
         """By HSCAN, so that the server answers others meanwhile. The flag: nothing changed on the way."""
         values: dict[bytes, bytes] = {}
+        fetch = self._steady()
         cursor: bytes | int = 0
         while cursor != b"0":
-            (cursor, flat), after, count = await self._fetch(
+            (cursor, flat), after, count = await fetch(
                 [("HSCAN", keys[1], cursor, "COUNT", HSCAN_PAGE), ("GET", keys[0]), ("HLEN", keys[1])]
             )
             values.update(m.pairs(flat))
@@ -310,7 +345,7 @@ class RedisStore(RecordStore):
         while True:
             # Sent again after a loss it removes no more than it should: versions don't move.
             self.trips += 1
-            count = await self._connection.run(scripts.LOG_TRIM, keys, (upto, LOG_LINES))
+            count: int = await self._connection.run(scripts.LOG_TRIM, keys, (upto, LOG_LINES))
             removed += count
             if count < LOG_LINES:
                 return removed

@@ -66,6 +66,8 @@ class Wire(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self.peer = ""  # host:port of a TCP server
+        self.address: tuple[str, int] | None = None  # as it was dialled
+        self.server = ""  # which process answers; a restarted server is another one
         self.full = False
         self.closed = False
 
@@ -91,6 +93,11 @@ class Wire(asyncio.Protocol):
         if len(pending) >= MAX_PENDING or self._out_bytes >= MAX_QUEUED_BYTES:
             self.full = True
         return future
+
+    @property
+    def silent_s(self) -> float:
+        """For how long somebody has been waiting without anything coming in."""
+        return self._loop.time() - self._progress if self._pending and not self.closed else 0.0
 
     def _flush(self) -> None:
         out = self._out
