@@ -5,7 +5,7 @@
 of any driver: grouped commits, checks, walks and listings. Nothing in here opens a connection.
 """
 
-from core.meta.stores.kv.driver import KVDriver, Limits, Range, Reading, TooLarge, Transaction
+from core.meta.stores.kv.driver import KVDriver, Limits, Range, Reading, SnapshotGone, TooLarge, Transaction
 from core.meta.stores.kv.store import KVStore
 
-__all__ = ["KVDriver", "KVStore", "Limits", "Range", "Reading", "TooLarge", "Transaction"]
+__all__ = ["KVDriver", "KVStore", "Limits", "Range", "Reading", "SnapshotGone", "TooLarge", "Transaction"]

@@ -7,7 +7,8 @@ transaction depends on is still as it was shown. If it isn't, the driver hands o
 now. So etcd can do with one round trip (compare what was hinted, write, or return the present values), and TiKV can
 run an optimistic transaction (begin, read, lock what is only read, write).
 
-Keys are full keys, the volume's prefix included. Every coroutine may raise MetaError, and nothing else but TooLarge.
+Keys are full keys, the volume's prefix included. Every coroutine may raise MetaError, and nothing else but TooLarge
+and SnapshotGone.
 Source: format §6.5; semantics §1.6.
 """
 
@@ -32,7 +33,7 @@ class Range(NamedTuple):
 class Reading(NamedTuple):
     """What one read saw, in the order of the question; all of it at one moment.
 
-    at: names that moment; given to the next `get`, it reads the same one (as long as the database keeps it).
+    at: names that moment; given to the next `get`, it reads the same one (SnapshotGone: forgotten).
     """
 
     values: list[bytes | None]
@@ -60,6 +61,10 @@ class TooLarge(Exception):
     """The transaction doesn't fit into what the database takes at once; nothing was changed."""
 
 
+class SnapshotGone(Exception):
+    """The database no longer keeps the moment that `at` names; read anew."""
+
+
 class Transaction(ABC):
     """One attempt. Everything asked for at `begin` is in `values` and `ranges`.
 
@@ -72,7 +77,7 @@ class Transaction(ABC):
     fresh: bool
 
     async def refresh(self, more: Sequence[bytes] = ()) -> None:
-        """Replace hints by what is there, and depend on `more` keys, too; `fresh` afterwards. Only called if it isn't."""
+        """Replace hints by what is there, and depend on `more` keys, too; `fresh` afterwards. Only called before."""
         raise NotImplementedError
 
     def log_version(self, number: int) -> int:

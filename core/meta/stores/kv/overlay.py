@@ -109,5 +109,7 @@ class Overlay:
         self.wipes.append((start, end))
 
     def log(self, line: bytes) -> None:
+        if not self._limits.log_lines:
+            return  # a store without a change log
         self._size += len(line) + 32
         self.lines.append(line)

@@ -22,7 +22,7 @@ from core.meta.store import PUT_NEW, Check, DirEntry, Outcome, RecordStore, Reso
 from core.meta.stores.batching import Batcher
 from core.meta.stores.kv import values as v
 from core.meta.stores.kv.changes import Allocate, Change, Commit, Gate, group_value
-from core.meta.stores.kv.driver import KVDriver, Pair, Range, TooLarge, Transaction
+from core.meta.stores.kv.driver import KVDriver, Pair, Range, SnapshotGone, TooLarge, Transaction
 from core.meta.stores.kv.guesses import Guesses
 from core.meta.stores.kv.keys import KeyCodec
 from core.meta.stores.kv.overlay import Later, Overlay
@@ -128,7 +128,11 @@ class KVStore(RecordStore):
                 more, where = walk.wanted(values, ranges)
                 keys.update(dict.fromkeys(more))
                 places.update(dict.fromkeys(where))
-            found = await self.driver.get(list(keys), list(places), at)
+            try:
+                found = await self.driver.get(list(keys), list(places), at)
+            except SnapshotGone:  # begin again, at the present moment
+                values, ranges, at = {}, {}, None
+                continue
             at = found.at
             fresh = dict(zip(keys, found.values, strict=True))
             self._guesses.learn(fresh)
@@ -154,7 +158,10 @@ class KVStore(RecordStore):
         nodes = [self.codec.encode(k.node(e.ino)) for e in entries]
         values = dict(zip(guessed, found.values, strict=True))
         if missing := [key for key in dict.fromkeys(nodes) if key not in values]:
-            more = await self.driver.get(missing, (), found.at)
+            try:
+                more = await self.driver.get(missing, (), found.at)
+            except SnapshotGone:
+                more = await self.driver.get(missing)
             values.update(zip(missing, more.values, strict=True))
         self._remember_page((parent, after, limit), nodes)
         self._guesses.learn(values)
