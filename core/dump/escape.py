@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_ESCAPED: Final = {chr(byte): f"%{byte:02X}" for byte in (*range(0x21), *b'%"\\')}
-_ESCAPED |= {chr(0xDC00 + byte): f"%{byte:02X}" for byte in range(0x80, 0x100)}  # surrogateescape's stand-ins
-_ESCAPED["�"] = "%EF%BF%BD"
+_ESCAPED: Final = {
+    **{chr(byte): f"%{byte:02X}" for byte in (*range(0x21), *b'%"\\')},
+    **{chr(0xDC00 + byte): f"%{byte:02X}" for byte in range(0x80, 0x100)},  # surrogateescape's stand-ins
+    "\ufffd": "%EF%BF%BD",
+}
 _SPECIAL = re.compile('[\x00-\x20%"\\\\\ufffd\udc80-\udcff]')
 _CODE = re.compile(rb"%([0-9A-F]{2})")
 _BYTES: Final = {b"%02X" % byte: bytes((byte,)) for byte in range(256)}

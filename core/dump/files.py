@@ -153,7 +153,7 @@ class Input:
         return head
 
     def _open(self) -> Any:
-        source = _Joined(self, self._raw, self._head)
+        source: Any = _Joined(self, self._raw, self._head)
         if self._head.startswith(_GZIP_MAGIC):
             import gzip
 

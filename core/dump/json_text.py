@@ -76,7 +76,10 @@ def acl_text(raw: bytes) -> str:
 
 
 def chunks_text(chunks: dict[int, bytes], indent: str) -> str:
-    """One chunk on the line of its key, several on lines of their own. Empty if there is nothing in them. Records that are cut short are left out; `sluice check` names them."""
+    """One chunk on the line of its key, several on lines of their own; empty if there is nothing in them.
+
+    Records that are cut short are left out; `sluice check` names them.
+    """
     found = []
     for index in sorted(chunks) if len(chunks) > 1 else chunks:
         raw = chunks[index]

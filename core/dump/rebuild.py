@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a JSON dump doesn't say and a volume needs: references, usage of quotas, counters (spec semantics §15.2).
+
+Link counts, statistics and usage of subtrees fell out of the first pass; here they are put together in the scratch
+tables, so that both forms of dump are then loaded by the same code.
+"""
+
+from __future__ import annotations
+
+from core.dump.reading import Reading
+from core.meta.records import ROOT
+
+
+def rebuild(reading: Reading) -> None:
+    """Fill `ref`, `quota` (usage), `counter`; throw away statistics that the volume doesn't keep."""
+    db, fmt = reading.scratch.ledger, reading.fmt
+    db.execute("INSERT INTO ref SELECT id, size, n FROM use")
+    if fmt is not None and not fmt.dir_stats:
+        db.execute("DELETE FROM dirstat")
+    _directory_quotas(reading)
+    _owner_quotas(reading)
+    rules = db.one("SELECT COALESCE(MAX(id), 0) FROM acl")
+    counters = {
+        "usedSpace": reading.used_space,
+        "totalInodes": reading.used_inodes,
+        "nextInode": reading.at_least("nextInodes", reading.max_inode + 1),
+        "nextChunk": reading.at_least("nextChunk", reading.max_slice + 1),
+        # Dumps hold the last session and trash directory; stores are told the next one.
+        "nextSession": reading.at_least("nextSession", 0) + 1,
+        "nextTrash": reading.at_least("nextTrash", reading.max_trash) + 1,
+        "aclMaxId": rules + 1,
+    }
+    db.add("INSERT INTO counter VALUES (?, ?)", counters.items())
+
+
+def _directory_quotas(reading: Reading) -> None:
+    db = reading.scratch.ledger
+    if reading.top != ROOT:
+        db.execute("UPDATE OR IGNORE quota SET id = ? WHERE kind = 0 AND id = ?", ROOT, reading.top)
+    gone = "FROM quota WHERE kind = 0 AND id NOT IN (SELECT ino FROM below)"
+    for (ino,) in db.execute(f"SELECT id {gone}"):  # noqa: S608
+        reading.problems.note("Quotas", "a quota of a directory that is not in the file; it is left out", ino)
+    db.execute(f"DELETE {gone}")  # noqa: S608
+    db.execute(
+        "UPDATE quota SET used_space = (SELECT space FROM below WHERE ino = id),"
+        " used_inodes = (SELECT inodes FROM below WHERE ino = id) WHERE kind = 0"
+    )
+
+
+def _owner_quotas(reading: Reading) -> None:
+    """Usage of every owner is kept, with or without a limit, once such quotas are on."""
+    if reading.fmt is None or not reading.fmt.user_group_quota:
+        return
+    for kind, owners in ((1, reading.users), (2, reading.groups)):
+        reading.scratch.ledger.add(
+            "INSERT INTO quota VALUES (?, ?, -1, -1, ?, ?) ON CONFLICT DO UPDATE"
+            " SET used_space = excluded.used_space, used_inodes = excluded.used_inodes",
+            ((kind, ident, space, inodes) for ident, (space, inodes) in owners.items()),
+        )
