@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ from core.meta.records import (
     FLAG_APPEND,
     FLAG_IMMUTABLE,
     MAX_FILE_LENGTH,
+    SLICE_BYTES,
     TRASH,
     Attr,
     Slice,
@@ -33,14 +35,41 @@ from core.meta.records import (
     decode_slices,
     encode_slice,
     encode_slices,
-)
-from core.meta.slices import truncate_records
+)  # fmt: skip
+from core.meta.slices import flatten, truncate_records
 from core.meta.store import DELETE, Tx
+
+T = TypeVar("T")
+
+_NS: Final = 1_000_000_000
+_MAX_KNOWN: Final = 10_000
 
 #: At most so many files are deleted at a time by one client (semantics §8.3).
 MAX_DELETING: Final = 100
 
+#: A chunk never gets more records than this: MySQL's column ends at 65,535 bytes (format §5), 2,730 records.
+MAX_RECORDS: Final = 2700
+#: Reading as many records starts a compaction; writing does at 99, 199 … and always above 350 (semantics §7.1).
+_READ_TRIGGER: Final = 5
+_WRITE_TRIGGER: Final = 350
+FORCED_RECORDS: Final = 2500
+#: Truncations and holes of a chunk by this client after which it is looked at; they don't read its records.
+_ZEROS_TRIGGER: Final = 100
+#: Most records that one transaction touches where the database sets no limit.
+MAX_TOUCHED: Final = 4000
+
 RemoveSlice = Callable[[int, int], Awaitable[None]]
+#: Writes visible pieces of a chunk as one new slice of a storage tier: (id, size), or None if a piece is gone.
+MergeSlices = Callable[[Sequence[Slice], int], Awaitable[tuple[int, int] | None]]
+
+
+class Crowded(Exception):
+    """A chunk has no room for what shall be appended; it has to be compacted first. Raised by transaction bodies."""
+
+    def __init__(self, ino: int, index: int) -> None:
+        super().__init__(f"inode {ino}, chunk {index}")
+        self.ino = ino
+        self.index = index
 
 
 def chunk_count(length: int) -> int:
@@ -55,12 +84,31 @@ def parse_chunk(ino: int, index: int, raw: bytes | None) -> list[Slice]:
         raise MetaError(f"inode {ino}, chunk {index}: {e}; run `sluice fsck`") from e
 
 
+def holds(chunk: bytes, records: bytes) -> bool:
+    """Does a chunk value contain these records, whole and together?"""
+    at = chunk.find(records)
+    while at > 0 and at % SLICE_BYTES:
+        at = chunk.find(records, at + 1)
+    return at >= 0
+
+
 class Data(Inodes):
     """Mixin of `Meta`."""
 
     #: Deletes the objects of a slice; set by the volume that owns the object store. None: this client deletes none.
     remove_slice: RemoveSlice | None = None
+    #: Writes merged slices; set by the same. None: this client compacts nothing.
+    merge_slices: MergeSlices | None = None
     _deleting: asyncio.Semaphore | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._zeroed: dict[tuple[int, int], int] = {}
+
+    def touch_limit(self, reserve: int = 16) -> int:
+        """Records that a transaction may still touch after `reserve` for nodes, counters, statistics and quotas."""
+        most = self.store.caps.max_writes
+        return max(most - reserve, 4) if most else MAX_TOUCHED
 
     async def read_chunk(self, ino: int, index: int) -> list[Slice]:
         """Slice records of one chunk, oldest first (1 trip). ENOENT, EPERM (no regular file), EIO."""
@@ -70,45 +118,113 @@ class Data(Inodes):
                 raise FsError(errno.ENOENT, f"inode {ino} does not exist")
             if attr.type != FILE:
                 raise FsError(errno.EPERM, f"inode {ino} is no regular file")
-        return parse_chunk(ino, index, raw)
+        return self._read(ino, index, raw)
+
+    def _read(self, ino: int, index: int, raw: bytes | None) -> list[Slice]:
+        records = parse_chunk(ino, index, raw)
+        if len(records) >= _READ_TRIGGER or (len(records) > 2 and len(flatten(records)) >= _READ_TRIGGER):
+            self.compact_soon(ino, index, len(records))
+        return records
 
     async def read_chunks(self, ino: int, indexes: Sequence[int]) -> list[list[Slice]]:
         """Several chunks at once (1 trip)."""
         raws = await self.store.read(*(k.chunk(ino, i) for i in indexes))
-        return [parse_chunk(ino, i, raw) for i, raw in zip(indexes, raws, strict=True)]
+        return [self._read(ino, i, raw) for i, raw in zip(indexes, raws, strict=True)]
 
     async def write_slices(
         self, ino: int, index: int, slices: Sequence[Slice], mtime_ns: int, *, refs: Sequence[int] | None = None
     ) -> Attr:
         """Commit slices whose objects are stored already, in order (2 trips). ENOENT, EPERM, EDQUOT, ENOSPC.
 
-        refs: reference counts to register for fresh slices (default 1 each; packs register more).
+        refs: reference counts to register for fresh slices (default 1 each; packs register more). A second call with
+        the same slices (its caller got an error and doesn't know) changes nothing if the first one was applied.
         """
         self.require_writable()
         end = (index << CHUNK_BITS) + max(s.pos + s.length for s in slices)
+        appended = encode_slices(list(slices))
 
-        async def body(tx: Tx) -> tuple[Tx, Attr]:
-            (attr,) = await tx.read(k.node(ino))
+        async def body(tx: Tx) -> tuple[Tx, Attr, int]:
+            attr, raw = await self.store.read(k.node(ino), k.chunk(ino, index))
+            raw = raw or b""
+            # The chunk isn't verified: others' appends don't matter, and the node changes with every one of them.
+            tx.expect(k.node(ino), attr)
             if attr is None:
                 raise FsError(errno.ENOENT, f"inode {ino} was deleted while it was written")
             if attr.type != FILE:
                 raise FsError(errno.EPERM, f"inode {ino} is no regular file")
+            if holds(raw, appended) and any(s.id for s in slices):
+                return tx, attr, -1
+            self.require_room(ino, index, raw, len(slices))
             new = msgspec.structs.replace(
                 attr, length=max(attr.length, end), mtime_ns=mtime_ns, ctime_ns=self.clock_ns()
             )
-            tx.append(k.chunk(ino, index), encode_slices(list(slices)))
+            tx.append(k.chunk(ino, index), appended)
             tx.put(k.node(ino), new)
+            number = len(raw) // SLICE_BYTES
             for at, s in enumerate(slices):
                 if s.id:
                     tx.put_new(k.sliceref(s.id, s.size), refs[at] if refs else 1)
+                self.log_change(
+                    tx, "WRITE", ino, index, s.pos, s.id, s.length, *divmod(mtime_ns, _NS), result=number + at + 1,
+                    now=new.ctime_ns,
+                )  # fmt: skip
             await self.charge_length(tx, ino, attr, new.length)
             await point("write.before-commit")
-            return tx, new
+            return tx, new, number
 
-        tx, attr = await self.store.transact(body)
+        tx, attr, before = await self.with_room(body)
         await point("write.committed")
         self.after_commit(tx)
+        if before >= 0:
+            await self.appended(ino, index, before, len(slices))
         return attr
+
+    # -- how full a chunk is -------------------------------------------------------------------------------------
+
+    def require_room(self, ino: int, index: int, raw: bytes | None, more: int) -> None:
+        """In a transaction body: `Crowded` if a chunk would get too many records and this client can merge some."""
+        if len(raw or b"") // SLICE_BYTES + more > MAX_RECORDS and self.merge_slices is not None:
+            raise Crowded(ino, index)
+
+    async def with_room(self, body: Callable[[Tx], Awaitable[T]]) -> T:
+        """`transact`, with a compaction in between if the body raises `Crowded`."""
+        for _ in range(3):
+            try:
+                return await self.store.transact(body)
+            except Crowded as crowded:
+                full = crowded
+                await self.compact_full(full.ino, full.index)
+        raise FsError(
+            errno.EIO, f"{full} holds {MAX_RECORDS} records and can't be compacted; the log says why, try again later"
+        )
+
+    async def appended(self, ino: int, index: int, before: int, added: int) -> None:
+        """Records were added to a chunk that had `before`: compact it if it is time (semantics §7.1)."""
+        number = before + added
+        if number >= FORCED_RECORDS:
+            await self.compact_full(ino, index)
+        elif number > _WRITE_TRIGGER or (number + 1) // 100 != (before + 1) // 100:
+            self.compact_soon(ino, index, number)
+
+    def zeroed(self, ino: int, indexes: Iterable[int]) -> None:
+        """Zero records were added unseen."""
+        for index in indexes:
+            if len(self._zeroed) >= _MAX_KNOWN:
+                self._zeroed.clear()
+            number = self._zeroed[ino, index] = self._zeroed.get((ino, index), 0) + 1
+            if number >= _ZEROS_TRIGGER:
+                del self._zeroed[ino, index]
+                self.compact_soon(ino, index)
+
+    def compact_soon(self, ino: int, index: int, count: int | None = None) -> None:
+        """Merge records of a chunk in the background, if there is something to gain (`core/meta/compact.py`)."""
+        raise NotImplementedError
+
+    async def compact_full(self, ino: int, index: int) -> None:
+        """Merge records of a chunk that is (nearly) full; returns when done. Errors are logged."""
+        raise NotImplementedError
+
+    # -- length --------------------------------------------------------------------------------------------------
 
     async def charge_length(self, tx: Tx, ino: int, attr: Attr, length: int) -> None:
         """Account a new length: volume, owner, and every directory that holds a link (semantics §2.4)."""
@@ -147,25 +263,41 @@ class Data(Inodes):
                 await self.require_access(caller, ino, attr, WRITE)
             if attr.length == length:
                 return tx, attr
-            await self._mask_range(tx, ino, attr.length, length)
+            reached = await self._mask_range(tx, ino, attr.length, length)
             now = self.clock_ns()
-            new = msgspec.structs.replace(attr, length=length, mtime_ns=now, ctime_ns=now)
+            new = msgspec.structs.replace(attr, length=reached, mtime_ns=now, ctime_ns=now)
             tx.put(k.node(ino), new)
-            await self.charge_length(tx, ino, attr, length)
+            self.log_change(tx, "TRUNCATE", ino, attr.length, reached, int(opened), now=now)
+            await self.charge_length(tx, ino, attr, reached)
             return tx, new
 
-        tx, attr = await self.store.transact(body)
-        self.after_commit(tx)
-        return attr
+        while True:
+            tx, attr = await self.store.transact(body)
+            self.after_commit(tx)
+            if attr.length == length:
+                return attr
 
-    async def _mask_range(self, tx: Tx, ino: int, old: int, new: int) -> None:
-        """Hide what lies between two lengths (format §3.3)."""
+    async def _mask_range(self, tx: Tx, ino: int, old: int, new: int) -> int:
+        """Hide what lies between two lengths (format §3.3). Returns the length that this transaction can reach: a
+        large file on a database with a limit is shortened in several steps."""
         middle: Collection[int] = ()
         last = max(old, new) >> CHUNK_BITS
         if last - (min(old, new) >> CHUNK_BITS) > 1:
             (middle,) = await tx.peek(k.chunks(ino, last))
-        for index, record in truncate_records(old, new, middle).items():
+        records = truncate_records(old, new, middle)
+        limit = self.touch_limit()
+        if len(records) > limit:
+            if new < old:
+                kept = sorted(records)[-limit:]
+                new = kept[0] << CHUNK_BITS
+            else:
+                kept = sorted(records)[:limit]
+                new = kept[-1] + 1 << CHUNK_BITS
+            records = {index: records[index] for index in kept}
+        for index, record in records.items():
             tx.append(k.chunk(ino, index), encode_slice(record))
+        tx.after.append(lambda: self.zeroed(ino, records))
+        return new
 
     # -- deletion: entry gone -> delfile -> chunks -> reference counts -> objects --------------------------------
 
@@ -185,25 +317,51 @@ class Data(Inodes):
         count = (1 << 31) if self.store.caps.enumerate_chunks else chunk_count(length)
         await point("delete.before-chunks")
         (chunks,) = await self.store.read(k.chunks(ino, count))
-        for index in chunks:
-            await self.delete_chunk(ino, index)
+        for index, raw in chunks.items():
+            await self.delete_chunk(ino, index, raw)
         await point("delete.before-record")
         await self.store.commit([], [(DELETE, k.delfile(ino, length), None)])
 
-    async def delete_chunk(self, ino: int, index: int) -> None:
-        async def body(tx: Tx) -> Tx:
-            (raw,) = await tx.read(k.chunk(ino, index))
-            if raw:
-                tx.delete(k.chunk(ino, index))
-                for s in parse_chunk(ino, index, raw):
-                    if s.id:
-                        tx.add(k.sliceref(s.id, s.size), -1)
-            return tx
+    async def delete_chunk(self, ino: int, index: int, raw: bytes | None = None) -> None:
+        """Remove a chunk of a deleted file and the references of its records (2 trips; 1 if `raw` still holds).
 
-        tx = await self.store.transact(body)
-        await point("delete.chunk-gone")
-        for slice_id, size in tx.outcome.freed:
-            await self.delete_slice(slice_id, size)
+        More records than the database takes at once go from the end, in several transactions: whatever is left in the
+        list is still counted.
+        """
+        left = True
+        while left:
+            tx, left = await self.store.transact(lambda tx, known=raw: self._cut_chunk(tx, ino, index, known))  # type: ignore[misc]
+            raw = None
+            await point("delete.chunk-gone")
+            for slice_id, size in tx.outcome.freed:
+                await self.delete_slice(slice_id, size)
+
+    async def _cut_chunk(self, tx: Tx, ino: int, index: int, known: bytes | None) -> tuple[Tx, bool]:
+        """True if something is left."""
+        key = k.chunk(ino, index)
+        if known and not tx.attempt:
+            raw = known
+            tx.expect(key, raw)
+        else:
+            (raw,) = await tx.read(key)
+        if not raw:
+            return tx, False
+        records = parse_chunk(ino, index, raw)
+        limit = self.touch_limit(4)
+        uses: Counter[tuple[int, int]] = Counter()
+        keep = len(records)
+        while keep and len(uses) < limit:
+            keep -= 1
+            if records[keep].id:
+                uses[records[keep].id, records[keep].size] += 1
+        if keep:
+            tx.put(key, raw[: keep * SLICE_BYTES])
+        else:
+            tx.delete(key)
+            self.log_change(tx, "DELCHUNK", ino, index)
+        for (slice_id, size), number in uses.items():
+            tx.add(k.sliceref(slice_id, size), -number)
+        return tx, bool(keep)
 
     async def delete_slice(self, slice_id: int, size: int) -> None:
         """Objects first, count record second (format §3.4)."""
@@ -211,7 +369,12 @@ class Data(Inodes):
             return
         await self.remove_slice(slice_id, size)
         await point("delete.objects-gone")
-        await self.store.commit([], [(DELETE, k.sliceref(slice_id, size), None)])
+
+        async def forget(tx: Tx) -> None:
+            tx.delete(k.sliceref(slice_id, size))
+            self.log_change(tx, "DELETESLICE", slice_id, size)
+
+        await self.store.transact(forget)
 
     def delete_slices_soon(self, freed: Sequence[tuple[int, int]]) -> None:
         for slice_id, size in freed:
@@ -239,6 +402,7 @@ class Data(Inodes):
         async def body(tx: Tx) -> tuple[Tx, Attr | None]:
             (attr,) = await tx.read(k.node(ino))
             tx.delete(k.sustained(sid, ino))
+            self.log_change(tx, "DELSUSTAINED", sid, ino)
             if attr is None or attr.nlink > 0:
                 return tx, None
             tx.delete(k.node(ino))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slices of chunks: which bytes of a 64 MiB chunk come from which slice.
+"""Slices of chunks: which bytes of a 64 MiB chunk come from which slice, and which of them are worth merging.
 
 Pure functions over `core.meta.records.Slice`; no IO, no clock. Later records hide earlier ones, id 0 means zeros,
 what no record covers reads as zeros. Source: metadata-semantics §6.1 (overlay), §6.4 (truncate), §6.5 (zero
-ranges), §6.6 (copied ranges), data-path §8.
+ranges), §6.6 (copied ranges), §7.2 (what a compaction merges), data-path §8.
 
 `chunk_size` is an argument only so that tests can work with small chunks.
 """
@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
+from typing import Final, NamedTuple
 
 from core.meta.records import CHUNK_SIZE, Slice
 
@@ -150,6 +151,74 @@ def count_references(chunks: Mapping[int, Iterable[Slice]]) -> list[tuple[int, i
     """(slice id, size, number of records that use it) of chunk lists, holes left out."""
     uses = Counter((s.id, s.size) for records in chunks.values() for s in records if s.id)
     return [(slice_id, size, n) for (slice_id, size), n in uses.items()]
+
+
+# -- compaction -----------------------------------------------------------------------------------------------------
+
+#: A compaction takes so many records at most, and leaves large ones at the front alone (§7.2).
+MAX_MERGED: Final = 1000
+_SKIP_LENGTH: Final = 1 << 20
+_SKIP_SHARE: Final = 5
+
+
+class Merge(NamedTuple):
+    """What one compaction of a chunk does: records [skipped, skipped + merged) become one of `size` bytes at `pos`.
+
+    pieces: what the new slice consists of, gapless. All zeros (one piece with id 0): no slice is needed.
+    """
+
+    skipped: int
+    merged: int
+    pos: int
+    size: int
+    pieces: list[Slice]
+
+    def record(self, slice_id: int) -> Slice:
+        """The record that replaces the merged ones."""
+        if not self.pieces[0].id and len(self.pieces) == 1:
+            return zeros(self.pos, self.size)
+        return Slice(self.pos, slice_id, self.size, 0, self.size)
+
+
+def plan_merge(records: Sequence[Slice], limit: int = MAX_MERGED, *, skip_length: int = _SKIP_LENGTH) -> Merge | None:
+    """The next compaction of a chunk, or None if there is nothing to gain. Looks at the first `limit` records only."""
+    head = records[:limit]
+    skipped = 0
+    pieces = _trimmed(flatten(head))
+    while pieces and _stays(head, skipped, pieces, skip_length):
+        skipped += 1
+        pieces = _trimmed(flatten(head[skipped:]))
+    size = sum(piece.length for piece in pieces)
+    if len(head) - skipped < 2 or not size:
+        return None
+    pos = pieces[0].pos
+    if any(s.pos < pos + size and pos < s.pos + s.length for s in head[:skipped]):
+        return None  # can't be, see `_stays`; merging would hide what it skips
+    return Merge(skipped, len(head) - skipped, pos, size, pieces)
+
+
+def _stays(head: Sequence[Slice], at: int, pieces: Sequence[Slice], skip_length: int) -> bool:
+    """Is the first remaining record large, wholly visible, in front of everything else, and only there?"""
+    f = head[at]
+    return (
+        f.length >= skip_length
+        and f.length * _SKIP_SHARE >= sum(piece.length for piece in pieces)
+        and pieces[0] == f
+        and f not in head[at + 1 :]
+    )
+
+
+def _trimmed(flat: Sequence[Slice]) -> list[Slice]:
+    """Without zeros at both ends: what no record covers reads as zeros anyway. Of nothing but zeros one byte stays."""
+    first, last = 0, len(flat)
+    while last - first > 1 and not flat[first].id:
+        first += 1
+    while last - first > 1 and not flat[last - 1].id:
+        last -= 1
+    out = list(flat[first:last])
+    if len(out) == 1 and not out[0].id:
+        return [zeros(out[0].pos, 1)]
+    return out
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------
