@@ -193,13 +193,14 @@ class EtcdDriver(KVDriver):
     def __init__(self, url: EtcdURL) -> None:
         super().__init__()
         self._connection = Connection(url)
+        self._probe = url.prefix + b"setting"  # users may be allowed nothing outside the prefix
         self._reads: Batcher[tuple[Sequence[bytes], Sequence[Range]], _Seen] = Batcher(
             self._look_together, most=1000, in_flight=2, weight=lambda item: len(item[0]) + len(item[1])
         )
 
     async def open(self) -> None:
         await self._connection.open()
-        await self.get((b"\0",))
+        await self.get((self._probe,))
 
     async def close(self) -> None:
         await self._reads.drain()
