@@ -33,7 +33,7 @@ from core.meta.records import (
     NodePatch,
     node_space,
 )  # fmt: skip
-from core.meta.store import DirEntry, Resolved, Step, Tx
+from core.meta.store import DirEntry, Resolved, Step, Tx, learn_walk
 from core.meta.trash import Trash
 
 RENAME_NOREPLACE: Final = 1
@@ -70,6 +70,8 @@ class Namespace(Trash):
     async def getattr(self, ino: int) -> Attr:
         """Attributes (1 trip). The root and the trash root always exist."""
         (attr,) = await self.store.read(k.node(ino))
+        if self.store.recent is not None:
+            self.store.recent.learn(k.node(ino), attr)
         if attr is None:
             if ino == ROOT:
                 return _DEFAULT_ROOT
@@ -91,6 +93,8 @@ class Namespace(Trash):
         if self.is_trash_name(parent, name):
             return TRASH, await self.getattr(TRASH)
         found = await self.store.resolve(parent, [name])
+        if self.store.recent is not None:
+            learn_walk(self.store.recent, parent, [name], found)
         if found.base is not None and found.base.is_dir:
             await self.require_access(caller, parent, found.base, EXECUTE)
         if not found.steps:
@@ -102,7 +106,11 @@ class Namespace(Trash):
 
     async def readdir(self, ino: int, after: bytes = b"", limit: int = 1000, *, attrs: bool = False) -> list[DirEntry]:
         """One page of a directory, in byte order (1 trip), without `.` and `..`. No checks: see `opendir`."""
-        return await self.store.list_entries(ino, after, limit, attrs=attrs)
+        page = await self.store.list_entries(ino, after, limit, attrs=attrs)
+        if attrs and (recent := self.store.recent) is not None:
+            for e in page:
+                recent.learn_step(ino, e.name, Entry(e.type, e.ino), e.attr)
+        return page
 
     async def opendir(self, ino: int, caller: Caller = ROOT_CALLER, *, attrs: bool = False) -> Attr:
         """The checks before a listing: ENOENT, ENOTDIR, EACCES."""
@@ -182,7 +190,7 @@ class Namespace(Trash):
         ino = self.inodes.take_nowait() or await self.inodes.take()
 
         async def body(tx: Tx) -> tuple[Tx, Attr]:
-            pattr, there = await tx.peek(k.node(parent), k.entry(parent, name))
+            pattr, there = await tx.guess(k.node(parent), free=k.entry(parent, name))
             pattr = await self.require_target_dir(caller, parent, pattr, name)
             if there is not None:
                 (attr,) = await tx.peek(k.node(there.ino))
@@ -267,7 +275,7 @@ class Namespace(Trash):
             raise FsError(errno.EEXIST, f"{show(name)}: exists in every directory")
 
         async def body(tx: Tx) -> tuple[Tx, Attr]:
-            pattr, attr, there = await tx.peek(k.node(parent), k.node(ino), k.entry(parent, name))
+            pattr, attr, there = await tx.guess(k.node(parent), k.node(ino), free=k.entry(parent, name))
             if attr is None:
                 raise FsError(errno.ENOENT, f"inode {ino} does not exist")
             if attr.type == DIRECTORY:
@@ -346,7 +354,7 @@ class Namespace(Trash):
         trash = await self.trash_dir(parent, skip=skip_trash)
 
         async def body(tx: Tx) -> tuple[Tx, int]:
-            top, pattr, step = await self._find_entry(parent, names, caller)
+            top, pattr, step = await self._find_entry(tx, parent, names, caller)
             if step is not None and step.entry.type == DIRECTORY:
                 raise IsDirectory(f"{show(name)}: is a directory; remove it with rmdir")
             pattr = await self.require_source_dir(caller, top, pattr, name)
@@ -377,11 +385,11 @@ class Namespace(Trash):
         self.log_change(tx, "UNLINK", parent, name, trash, opened, touched, result=entry.ino, now=now)
 
     async def _find_entry(
-        self, base: int, names: Sequence[bytes], caller: Caller
+        self, tx: Tx, base: int, names: Sequence[bytes], caller: Caller
     ) -> tuple[int, Attr | None, Step | None]:
         """Directory, its attributes and the entry of a name that shall be removed (1 trip); ENOENT if there is none.
         The step is None only if the directory itself is missing or no directory: its own check tells which."""
-        found = await self.store.resolve(base, names)
+        (found,) = await tx.walk((base, names))
         parent, pattr, _ = await self.walk_parents(caller, base, names, found)
         if len(found.steps) == len(names):
             return parent, pattr, found.steps[-1]
@@ -411,7 +419,7 @@ class Namespace(Trash):
 
     async def _rmdir(self, tx: Tx, base: int, names: Sequence[bytes], caller: Caller, trash: int) -> tuple[Tx, int]:
         name = names[-1]
-        parent, pattr, step = await self._find_entry(base, names, caller)
+        parent, pattr, step = await self._find_entry(tx, base, names, caller)
         if step is not None and step.entry.type != DIRECTORY:
             raise FsError(errno.ENOTDIR, f"{show(name)}: is no directory")
         pattr = await self.require_source_dir(caller, parent, pattr, name)

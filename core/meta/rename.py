@@ -66,7 +66,7 @@ class Rename(Namespace):
         trash = 0 if flags & RENAME_EXCHANGE else await self.trash_dir(dst)
 
         async def body(tx: Tx) -> tuple[Tx, int]:
-            found = await self.store.resolve_many((src, [src_name]), (dst, [dst_name]))
+            found = await tx.walk((src, [src_name]), (dst, [dst_name]), last_free=True)
             return tx, await self._rename(tx, found, (src, src_name), (dst, dst_name), flags, caller, trash, condition)
 
         tx, ino = await self.store.transact(body)
@@ -250,9 +250,11 @@ class Rename(Namespace):
         if entry.type == DIRECTORY and (left or entered):
             space, inodes = await self.tree_usage(entry.ino, tx)
         for ino in left:
-            self._add_quota(tx, 0, ino, -space, -inodes, False)
+            self._add_quota(tx, 0, ino, -space, -inodes)
+        if check:
+            await self.require_quotas([(0, ino) for ino in entered], space, inodes)
         for ino in entered:
-            self._add_quota(tx, 0, ino, space, inodes, check)
+            self._add_quota(tx, 0, ino, space, inodes)
 
     async def tree_usage(self, ino: int, tx: Tx | None = None) -> tuple[int, int]:
         """(space, inodes) of a whole subtree, its top included.

@@ -25,7 +25,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from core.errors import Conflict, FsError, MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
-from core.meta.records import Attr, Entry, NodePatch
+from core.meta.recent import RecentRecords
+from core.meta.records import DIRECTORY, Attr, Entry, NodePatch
 
 T = TypeVar("T")
 
@@ -105,6 +106,7 @@ class Capabilities(NamedTuple):
     max_xattr: int = 65536  # bytes in the value of an extended attribute
     max_writes: int = 0  # most records one commit may touch (writes and checks); 0: as many as memory holds
     change_log: bool = True
+    local: bool = False  # reading costs no round trip, so nothing is gained by guessing
 
 
 class Outcome(NamedTuple):
@@ -132,6 +134,7 @@ class RecordStore(ABC):
 
     def __init__(self) -> None:
         self.trips = 0
+        self.recent: RecentRecords | None = None if self.caps.local else RecentRecords()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -229,21 +232,40 @@ class RecordStore(ABC):
     async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `body` until its commit succeeds; at most 50 times, with growing random pauses."""
         lost: Conflict | None = None
-        for attempt in range(MAX_TRIES):
-            tx = Tx(self, attempt, lost)
-            result = await body(tx)
+        attempt = 0
+        recent = self.recent if self.recent is not None and self.recent.worth_trying() else None
+        while attempt < MAX_TRIES:
+            tx = Tx(self, attempt, lost, recent)
+            try:
+                result = await body(tx)
+            except FsError:
+                if not tx.guessed:
+                    raise
+                recent = None  # a refusal needs records that were read
+                continue
             if not tx.writes:
-                return result
+                if not tx.guessed:
+                    return result
+                recent = None
+                continue
             try:
                 tx.outcome = await self.commit(tx.checks, tx.writes)
             except Conflict as conflict:
                 lost = conflict
+                attempt += 1
+                if self.recent is not None:
+                    self.recent.refused((key for _, key, _ in tx.checks), tx.guessed)
+                recent = None  # from here on nothing is taken for granted
+                if tx.guessed:
+                    continue
                 # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out; but never for seconds.
-                await asyncio.sleep(random.randrange(min((attempt + 1) ** 2, MAX_PAUSE_MS)) / 1000)  # noqa: S311
+                await asyncio.sleep(random.randrange(min(attempt**2, MAX_PAUSE_MS)) / 1000)  # noqa: S311
                 continue
             except MetaError as error:
                 if not error.uncertain or not await self._was_applied(tx, error):
                     raise
+            if self.recent is not None:
+                self.recent.committed(tx.writes, tx.guessed)
             for effect in tx.after:
                 effect()
             return result
@@ -277,16 +299,31 @@ class RecordStore(ABC):
         )
 
 
+def learn_walk(recent: RecentRecords, base: int, names: Sequence[bytes], found: Resolved) -> None:
+    """Remember what a `resolve` has seen."""
+    recent.learn(k.node(base), found.base)
+    parent = base
+    for name, step in zip(names, found.steps, strict=False):
+        recent.learn_step(parent, name, step.entry, step.attr)
+        parent = step.entry.ino
+    if len(found.steps) < len(names):
+        recent.learn(k.entry(parent, names[len(found.steps)]), None)
+
+
 class Tx:
     """One attempt of a transaction. Reads go to the store at once; writes wait for the commit.
 
     A body must not depend on its own writes, may run several times, and decides only upon what it read or expects.
     """
 
-    __slots__ = ("after", "attempt", "checks", "lost", "outcome", "store", "writes")
+    __slots__ = ("after", "attempt", "checks", "guessed", "lost", "outcome", "recent", "store", "writes")
 
-    def __init__(self, store: RecordStore, attempt: int = 0, lost: Conflict | None = None) -> None:
+    def __init__(
+        self, store: RecordStore, attempt: int = 0, lost: Conflict | None = None, recent: RecentRecords | None = None
+    ) -> None:
         self.store = store
+        self.recent = recent  # what may be taken for granted in this try
+        self.guessed = False
         self.lost = lost  # why the try before this one failed
         self.attempt = attempt  # 0 first; a body may expect optimistically first and read when it lost
         self.checks: list[Check] = []
@@ -295,14 +332,90 @@ class Tx:
         self.after: list[Callable[[], None]] = []  # run once, when the commit succeeded
 
     async def read(self, *keys: Key) -> list[Any]:
-        """Read in one round trip; the commit verifies that all of it still holds."""
-        values = await self.store.read(*keys)
+        """Read in at most one round trip; the commit verifies that all of it still holds."""
+        values = self._known(keys)
+        if values is None:
+            values = await self.peek(*keys)
         self.checks.extend((EXACT, key, value) for key, value in zip(keys, values, strict=True))
         return values
 
     async def peek(self, *keys: Key) -> list[Any]:
         """Read without verifying at commit."""
-        return await self.store.read(*keys)
+        values = await self.store.read(*keys)
+        recent = self.store.recent
+        if recent is not None:
+            for key, value in zip(keys, values, strict=True):
+                if key[0] is k.NODE or key[0] is k.ENTRY:
+                    recent.learn(key, value)
+        return values
+
+    async def guess(self, *keys: Key, free: Key | None = None) -> list[Any]:
+        """Inodes and entries as this client believes them, in no round trip, or else read in one. The body must
+        `expect` every one of them. free: one more entry, last in the answer, that is believed absent unless known."""
+        values = self._known(keys)
+        if values is not None and free is not None:
+            assert self.recent is not None
+            if self.recent.get(free) is None:
+                return [*values, None]
+            values = None
+        if values is not None:
+            return values
+        return await self.peek(*keys, *(() if free is None else (free,)))
+
+    def _known(self, keys: Sequence[Key]) -> list[Any] | None:
+        if self.recent is None:
+            return None
+        values = [self.recent.get(key) for key in keys]
+        if any(value is None for value in values):
+            return None
+        self.guessed = True
+        return values
+
+    async def walk(self, *walks: tuple[int, Sequence[bytes]], last_free: bool = False) -> list[Resolved]:
+        """`resolve` of each walk, from memory or in one round trip. The body must expect the last directory and the
+        last entry of each; what leads there is verified here. last_free: the last walk's name may be believed absent.
+        """
+        if self.recent is not None:
+            found = [
+                self._walk_recent(base, names, last_free and at == len(walks) - 1)
+                for at, (base, names) in enumerate(walks)
+            ]
+            if all(one is not None for one in found):
+                self.guessed = True
+                return [one for one in found if one is not None]
+        if len(walks) == 1:
+            answers = [await self.store.resolve(*walks[0])]
+        else:
+            answers = await self.store.resolve_many(*walks)
+        if (recent := self.store.recent) is not None:
+            for (base, names), answer in zip(walks, answers, strict=True):
+                learn_walk(recent, base, names, answer)
+        return answers
+
+    def _walk_recent(self, base: int, names: Sequence[bytes], last_free: bool) -> Resolved | None:
+        assert self.recent is not None
+        get, steps, checks = self.recent.get, list[Step](), list[Check]()
+        root = attr = get(k.node(base))
+        at = base
+        for depth, name in enumerate(names):
+            if attr is None or attr.type != DIRECTORY:
+                return None
+            if depth:
+                checks += ((EXACT, k.entry(steps[-2].entry.ino if depth > 1 else base, names[depth - 1]),
+                            steps[-1].entry), (IDENTITY, k.node(at), attr))  # fmt: skip
+            entry = get(k.entry(at, name))
+            if entry is None:
+                if last_free and depth == len(names) - 1:
+                    break
+                return None
+            at, attr = entry.ino, get(k.node(entry.ino))
+            if attr is None:
+                return None
+            steps.append(Step(entry, attr))
+        if len(names) > 1 and root is not None:
+            checks.append((IDENTITY, k.node(base), root))
+        self.checks += checks
+        return Resolved(root, steps, None, None)
 
     def expect(self, key: Key, value: Any) -> None:
         """The commit fails unless `key` holds exactly `value` (None: is missing)."""

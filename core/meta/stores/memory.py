@@ -44,7 +44,7 @@ _COUNTER_START = {
 
 class MemoryStore(RecordStore):
     name = "memory"
-    caps = Capabilities(shared=False)
+    caps = Capabilities(shared=False, local=True)
 
     def __init__(self) -> None:
         super().__init__()

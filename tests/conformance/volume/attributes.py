@@ -19,7 +19,7 @@ class Attributes(VolumeBase):
         f, before = await meta.create(ROOT, b"f", 0o6755, 0, USER)
         with meta.store.round_trips() as n:
             attr = await meta.setattr(f, {"mtime_ns": -5_000_000_001, "atime_ns": 4_102_444_800_123_456_789})
-        assert n.count == 2
+        assert n.count <= 2
         assert (attr.mtime_ns, attr.atime_ns) == (-5_000_000_001, 4_102_444_800_123_456_789)
         assert await meta.getattr(f) == attr
         assert attr.ctime_ns > before.ctime_ns

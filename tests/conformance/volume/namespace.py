@@ -245,7 +245,7 @@ class Namespace(VolumeBase):
         await meta.create(ROOT, b"x")
         with meta.store.round_trips() as n:
             await meta.rename(ROOT, b"x", ROOT, b"y")
-        assert n.count == 2
+        assert n.count <= 2
 
     async def test_rename_errors(self, meta: Meta) -> None:
         a, _ = await meta.mkdir(ROOT, b"a")

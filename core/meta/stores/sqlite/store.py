@@ -53,7 +53,7 @@ class SQLiteStore(RecordStore):
     """
 
     name = "sqlite"
-    caps = Capabilities()
+    caps = Capabilities(local=True)
 
     def __init__(
         self, path: str, *, synchronous: str = "FULL", table_prefix: str = "", busy_timeout_ms: int = 5000

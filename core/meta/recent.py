@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inodes and entries that this client has seen or written lately, for transactions that read nothing.
+
+A transaction may take them for granted because its commit proves them: it costs one round trip, or two more if
+somebody else was at work. Nothing is ever answered from here. If guesses keep failing, because other clients work in
+the same places, guessing pauses for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from core.meta import keys as k
+from core.meta.keys import Key
+
+#: Records that are remembered, a few hundred bytes each.
+_MOST: Final = 20_000
+#: A failed guess weighs as much as so many good ones; above the limit only every so many-th transaction guesses.
+_WEIGHT: Final = 4
+_LIMIT: Final = 16
+_PAUSE: Final = 32
+
+
+class RecentRecords:
+    """What one client believes; the oldest goes first."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._records: dict[Key, Any] = {}
+        self._most = most
+        self._failed = 0
+        self._skipped = 0
+
+    def get(self, key: Key) -> Any:
+        return self._records.get(key)
+
+    def learn(self, key: Key, value: Any) -> None:
+        """As the database has just told; None: it is not there."""
+        records = self._records
+        if value is None:
+            records.pop(key, None)
+            return
+        if key not in records and len(records) >= self._most:
+            del records[next(iter(records))]
+        records[key] = value
+
+    def learn_step(self, parent: int, name: bytes, entry: Any, attr: Any) -> None:
+        self.learn((k.ENTRY, parent, name), entry)
+        self.learn((k.NODE, entry[1]), attr)
+
+    # -- what commits tell ----------------------------------------------------------------------------------------
+
+    def committed(self, writes: Sequence[tuple[int, Key, Any]], guessed: bool) -> None:
+        """These writes (put 0, delete 1, patch 4) are in the database now."""
+        if guessed and self._failed:
+            self._failed -= 1
+        records = self._records
+        for op, key, value in writes:
+            if key[0] is not k.NODE and key[0] is not k.ENTRY:
+                continue
+            if op == 0:
+                self.learn(key, value)
+            elif op == 1:
+                records.pop(key, None)
+            elif op == 4 and (attr := records.get(key)) is not None:
+                # Others may have changed the link count too; what decides upon it verifies it.
+                records[key] = msgspec.structs.replace(
+                    attr,
+                    nlink=attr.nlink + value.nlink,
+                    mtime_ns=attr.mtime_ns if value.mtime_ns is None else value.mtime_ns,
+                    ctime_ns=attr.ctime_ns if value.ctime_ns is None else value.ctime_ns,
+                )
+
+    def refused(self, keys: Iterable[Key], guessed: bool) -> None:
+        """A commit that expected these was refused: at least one of them is something else by now."""
+        for key in keys:
+            self._records.pop(key, None)
+        if guessed:
+            self._failed = min(self._failed + _WEIGHT, 2 * _LIMIT)
+
+    def worth_trying(self) -> bool:
+        if self._failed < _LIMIT:
+            return True
+        self._skipped += 1
+        if self._skipped % _PAUSE:
+            return False
+        self._failed -= _WEIGHT  # a new chance
+        return True
