@@ -53,7 +53,9 @@ class RedisServer(Server):
                     "yes" if client_certificates else "no",
                 ]
             secret = ["--requirepass", password] if password else []
-            keep = ["--appendonly", "yes", "--appendfsync", "always"] if save else []
+            # A replica needn't wait for others to come (5 s).
+            keep = ["--repl-diskless-sync-delay", "0"]
+            keep += ["--appendonly", "yes", "--appendfsync", "always"] if save else []
             socket = ["--unixsocket", str(folder / "s")]
             # The bus port is chosen too: the usual one, port + 10000, may lie above 65535.
             nodes = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if cluster else []
@@ -155,11 +157,18 @@ class Sentinel(Server):
 
         super().__init__(command, name="redis-sentinel")
 
+    def knows_replicas(self, count: int) -> bool:
+        """A Sentinel finds replicas by asking the master every ten seconds; without one it can't replace it."""
+        cli = [require("redis-cli", HINT), "-p", str(self.port), "SENTINEL", "REPLICAS", "vol"]
+        return (
+            subprocess.run(cli, check=True, capture_output=True, text=True).stdout.count("master-link-status") >= count
+        )
+
 
 def replica_of(master: RedisServer) -> RedisServer:
     """A server, not yet started, that copies `master` and may take its place."""
-    options = ["--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0"]
-    return RedisServer(*options, *(["--masterauth", master.password] if master.password else []))
+    secret = ["--masterauth", master.password] if master.password else []
+    return RedisServer("--replicaof", "127.0.0.1", str(master.port), *secret)
 
 
 def linked(replica: RedisServer) -> bool:

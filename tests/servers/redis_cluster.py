@@ -22,7 +22,7 @@ class ClusterNode(RedisServer):
     def __init__(self) -> None:
         super().__init__(
             "--masterauth", PASSWORD, "--cluster-node-timeout", str(NODE_TIMEOUT_MS),
-            "--repl-diskless-sync-delay", "0", cluster=True,
+            cluster=True,
         )  # fmt: skip
 
     def start(self) -> None:

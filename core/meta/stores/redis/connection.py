@@ -59,6 +59,7 @@ class Connection:
         self._wire: Wire | None = None
         self._dialing = asyncio.Lock()
         self._last_cause: Exception | None = None
+        self._told = False  # the log knows that the server is away
         self._nodes: list[Address] = []  # of a cluster, as last seen
         self._moved: Address | None = None  # where the last node said our slot is
         self._watching: asyncio.Task[None] | None = None
@@ -182,6 +183,9 @@ class Connection:
                     if self._wire is None:
                         self._wire = await self._dial_target()
                         self._last_cause = None
+                        if self._told:
+                            self._told = False
+                            log.warning("Redis at %s answers again", self.url.where)
                 continue
             except MetaError as e:
                 if not e.retryable:
@@ -205,7 +209,8 @@ class Connection:
             now = loop.time()
             if now >= deadline:
                 raise self._unreachable(self._last_cause)
-            if attempt == 0:
+            if not self._told:  # once per outage, however many callers wait
+                self._told = True
                 log.warning("cannot reach Redis at %s (%s); trying again", self.url.where, self._last_cause)
             await asyncio.sleep(min(self._pause(attempt), deadline - now))
             attempt += 1
