@@ -94,6 +94,8 @@ class Work:
         self._fresh: set[Key] = set()
         for check in checks:
             self._check(*check)
+        #: The one record whose absence a unique index proves, if it is one: what a violation is about.
+        self.proven: Key | None = next(iter(self._fresh)) if len(self._fresh) == 1 else None
         for op, key, value in writes:
             handler = _WRITES.get(op)
             if handler is None:
