@@ -299,11 +299,11 @@ class MetaBase:
             return
         self._mark_epoch(tx)
         if owner and self.user_group_quota:
-            for kind, ident in ((1, uid), (2, gid)):
-                if volume:
-                    self._add_quota(tx, kind, ident, space, inodes, check)
-                elif check:
-                    self._require_quota(kind, ident, 0, inodes)  # one more link: tested, but an inode counts once
+            if check:  # one more link is tested, but an inode counts once
+                await self.require_quotas([(1, uid), (2, gid)], space if volume else 0, inodes)
+            if volume:
+                self._add_quota(tx, 1, uid, space, inodes)
+                self._add_quota(tx, 2, gid, space, inodes)
         if check and volume and (space > 0 or inodes > 0):
             self._require_room(space, inodes)
         if volume:
@@ -317,8 +317,11 @@ class MetaBase:
         if parent and parent != TRASH:
             tx.add(k.dirstat(parent), DirStat(length, space, inodes))
         if parent and parent < TRASH and self._dir_quotas:
-            for ancestor in await self.ancestors(parent, tx):
-                self._add_quota(tx, 0, ancestor, space, inodes, check)
+            chain = await self.ancestors(parent, tx)
+            if check:
+                await self.require_quotas([(0, ino) for ino in chain], space, inodes, below=parent)
+            for ino in chain:
+                self._add_quota(tx, 0, ino, space, inodes)
 
     def _require_room(self, space: int, inodes: int) -> None:
         if self.capacity and space > 0 and self._used_space + space > self.capacity:
@@ -332,17 +335,50 @@ class MetaBase:
                 f"the volume's {self.max_inodes} files are used up; raise them with `sluice config --inodes`",
             )
 
-    def _add_quota(self, tx: Tx, kind: int, ident: int, space: int, inodes: int, check: bool) -> None:
+    def _add_quota(self, tx: Tx, kind: int, ident: int, space: int, inodes: int) -> None:
         if (kind, ident) not in self._quotas:
-            if kind != 0:
-                # Usage of users and groups is kept even without a limit (semantics §3.3).
-                tx.put_new(k.quota(kind, ident), Quota(-1, -1, 0, 0))
-                tx.add(k.quota(kind, ident), (space, inodes))
+            if kind == 0:
+                return
+            # Usage of users and groups is kept even without a limit (semantics §3.3).
+            tx.put_new(k.quota(kind, ident), Quota(-1, -1, 0, 0))
+            tx.add(k.quota(kind, ident), (space, inodes))
             return
-        if check:
-            self._require_quota(kind, ident, space, inodes)
         tx.add(k.quota(kind, ident), (space, inodes))
         tx.after.append(lambda: self._used_quota((kind, ident), space, inodes))
+
+    async def require_quotas(
+        self, subjects: list[tuple[int, int]], space: int, inodes: int, *, below: int = 0
+    ) -> None:  # fmt: skip
+        """EDQUOT if the growth exceeds one of the limits. What is known may be as old as a heartbeat, so nobody is
+        refused without a look at the records. below: where the chain of directories began."""
+        if (space <= 0 and inodes <= 0) or not any(self._exceeds(s, space, inodes) for s in subjects):
+            return
+        if below:
+            self._dir_parents.clear()
+            self._dir_attrs.clear()
+            subjects = [(0, ino) for ino in await self.ancestors(below)]
+        subjects = [subject for subject in subjects if subject in self._quotas]
+        for subject, quota in zip(subjects, await self.store.read(*(k.quota(*s) for s in subjects)), strict=True):
+            if quota is None:
+                continue  # deleted meanwhile
+            self._quotas[subject] = quota
+            over = self._exceeds(subject, space, inodes)
+            if over:
+                who = ("directory inode", "user", "group")[subject[0]]
+                raise FsError(
+                    errno.EDQUOT,
+                    f"quota of {who} {subject[1]} on {over} is used up; remove files, or raise it with"
+                    " `sluice quota set`",
+                )
+
+    def _exceeds(self, subject: tuple[int, int], space: int, inodes: int) -> str:
+        """What the quota would run out of, "" if nothing."""
+        quota = self._quotas.get(subject)
+        if quota is None:
+            return ""
+        if space > 0 and 0 < quota.max_space < quota.used_space + space:
+            return "space"
+        return "number of files" if inodes > 0 and 0 < quota.max_inodes < quota.used_inodes + inodes else ""
 
     def _mark_epoch(self, tx: Tx) -> None:
         """An operation that decided before a quota was known and commits after it isn't counted in it."""
@@ -354,20 +390,6 @@ class MetaBase:
 
     def late_for_quotas(self, epoch: int) -> None:
         """Count what became known since then once more (`core/meta/quota.py` does it)."""
-
-    def _require_quota(self, kind: int, ident: int, space: int, inodes: int) -> None:
-        quota = self._quotas.get((kind, ident))
-        if quota is None:
-            return
-        over_space = space > 0 and 0 < quota.max_space < quota.used_space + space
-        over_inodes = inodes > 0 and 0 < quota.max_inodes < quota.used_inodes + inodes
-        if over_space or over_inodes:
-            who = ("directory inode", "user", "group")[kind]
-            what = "space" if over_space else "number of files"
-            raise FsError(
-                errno.EDQUOT,
-                f"quota of {who} {ident} on {what} is used up; remove files, or raise it with `sluice quota set`",
-            )
 
     # What is known between two reloads: the last stored usage plus our own committed changes.
 

@@ -238,9 +238,12 @@ class Clone(Copying):
         if not self.dir_stats:
             return
         tx.add(k.dirstat(parent), sum_stat([attr]))
-        if any(kind == 0 for kind, _ in self._quotas):
-            for ancestor in await self.ancestors(parent):
-                self._add_quota(tx, 0, ancestor, space, inodes, True)
+        self._mark_epoch(tx)
+        if self._dir_quotas:
+            chain = await self.ancestors(parent, tx)
+            await self.require_quotas([(0, above) for above in chain], space, inodes, below=parent)
+            for above in chain:
+                self._add_quota(tx, 0, above, space, inodes)
 
     async def _give_up(self, job: CloneJob, reason: BaseException) -> None:
         """Remove what was built. Not waited for when the caller is cancelled; `Meta.close` waits."""

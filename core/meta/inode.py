@@ -93,8 +93,8 @@ class Inodes(Rename):
         space = node_space(old)
         for kind, before, after in ((1, old.uid, new.uid), (2, old.gid, new.gid)):
             if before != after:
-                self._add_quota(tx, kind, before, -space, -1, False)
-                self._add_quota(tx, kind, after, space, 1, False)
+                self._add_quota(tx, kind, before, -space, -1)
+                self._add_quota(tx, kind, after, space, 1)
 
     async def _changed(self, ino: int, attr: Attr, want: dict[str, Any], caller: Caller) -> Attr:
         """Rules 3–18 of §5.1 on one attribute record."""

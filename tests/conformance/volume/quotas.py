@@ -187,6 +187,24 @@ class Quotas(VolumeBase):
         assert await self.used(meta, DIRECTORY, a) == (20480, 1)
         await self.assert_exact(meta)
 
+    async def test_clones_and_copies_are_charged_and_refused(self, meta: Meta) -> None:
+        a, _ = await meta.mkdir(ROOT, b"a")
+        tree, _ = await meta.mkdir(a, b"tree")
+        f, _ = await meta.create(tree, b"f")
+        await self.slice_of(meta, f, 20_000)
+        b, _ = await meta.mkdir(ROOT, b"b")
+        await meta.set_quota(DIRECTORY, b, max_space=40_000)
+        await meta.clone(tree, b, b"one")
+        assert await self.used(meta, DIRECTORY, b) == (4096 + 20480, 2)
+        await self.refused(meta.clone(tree, b, b"two"))
+        await self.refused(meta.clone(f, b, b"two"))
+        g, _ = await meta.create(b, b"g")
+        await meta.copy_file_range(f, 0, g, 0, 4096)
+        await self.refused(meta.copy_file_range(f, 0, g, 0, 20_000))
+        await self.refused(meta.fallocate(g, 0, 0, 30_000))
+        assert await self.used(meta, DIRECTORY, b) == (4096 + 20480 + 4096, 3)
+        await self.assert_exact(meta)
+
     async def test_a_removed_directory_takes_its_quota_along(self, meta: Meta) -> None:
         for how in ("rmdir", "rename"):
             d, _ = await meta.mkdir(ROOT, b"d")
@@ -381,6 +399,22 @@ class Quotas(VolumeBase):
             await other.unlink(deep, b"2")
         await self.assert_exact(meta)
         assert await self.used(meta, DIRECTORY, a) == (0, 0)
+
+    async def test_nobody_is_refused_on_old_news(self, meta: Meta) -> None:
+        full, _ = await meta.mkdir(ROOT, b"full")
+        moved, _ = await meta.mkdir(full, b"moved")
+        await meta.create(full, b"f")
+        await meta.set_quota(DIRECTORY, full, max_inodes=2)
+        async with self.second_client(meta) as other:
+            await self.refused(other.create(full, b"g"))
+            await meta.unlink(full, b"f")
+            await other.create(full, b"g")
+            await self.refused(other.create(moved, b"h"))
+            await meta.rename(full, b"moved", ROOT, b"moved")
+            await other.create(moved, b"h")
+            await meta.reload_usage()
+            await self.refused(meta.rename(ROOT, b"moved", full, b"moved"))
+        await self.assert_exact(meta)
 
     async def test_usage_is_exact_after_any_mix_of_operations_by_two_clients(self, meta: Meta) -> None:
         seed = random.randrange(1 << 30)
