@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real mariadbd for tests: TCP with a password, and a Unix socket. Fast settings unless `durable`.
+
+Debian: mariadb-server (10.11). Every volume under test gets a database of its own (`url(name)` creates it).
+"""
+
+from __future__ import annotations
+
+import getpass
+import itertools
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.servers.process import Server, require
+
+USER = "sluice"
+PASSWORD = "p:w/@?% s"
+PASSWORD_IN_URL = "p%3Aw%2F%40%3F%25%20s"
+HINT = "apt-get install mariadb-server"
+
+#: Small, so that starting takes a second and a dozen of them fit on a machine.
+SMALL = [
+    "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--innodb-log-buffer-size=2M",
+    "--character-set-server=utf8mb4", "--skip-name-resolve", "--performance-schema=OFF", "--max-connections=200",
+]  # fmt: skip
+#: A commit doesn't wait for the disk; a crash of the machine, not of the server, may lose the last second.
+FAST = ["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-flush-method=nosync"]
+DURABLE = ["--innodb-flush-log-at-trx-commit=1"]
+
+
+class MariaDBServer(Server):
+    """`url()` is the metadata URL of a new, empty database, `unix_url()` the same over the socket; `sql` runs text."""
+
+    def __init__(self, *options: str, durable: bool = False, password: str = PASSWORD) -> None:
+        program = require("mariadbd", HINT)
+        install = require("mariadb-install-db", HINT)
+        self.password = password
+        self._numbers = itertools.count(1)
+        # Started as root it wants to be told as whom to run; the folder is the starter's own.
+        self._account = [f"--user={getpass.getuser()}"] if os.geteuid() == 0 else []
+        command_options = [*SMALL, *(DURABLE if durable else FAST), *options]
+
+        def command(port: int, folder: Path) -> Sequence[str]:
+            data = folder / "data"
+            if not data.exists():
+                subprocess.run(
+                    [
+                        install, "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db",
+                        f"--datadir={data}", *self._account,
+                    ],
+                    check=True, capture_output=True,
+                )  # fmt: skip
+            return [
+                program, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
+                f"--socket={folder}/s", f"--pid-file={folder}/pid", *self._account, *command_options,
+            ]  # fmt: skip
+
+        super().__init__(command, name="mariadbd")
+
+    def start(self) -> None:
+        super().start()
+        self.sql(
+            f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{self.password}';"
+            f"GRANT ALL ON *.* TO {USER}@'%'"
+        )  # fmt: skip
+
+    @property
+    def _user(self) -> str:
+        return f"{USER}:{PASSWORD_IN_URL if self.password == PASSWORD else self.password}@"
+
+    def database(self) -> str:
+        """A new, empty database; its name."""
+        name = f"v{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return name
+
+    def url(self, database: str | None = None, options: str = "") -> str:
+        """TCP address of a database, by default a new one. options: what follows `?`."""
+        return (
+            f"mysql://{self._user}(127.0.0.1:{self.port})/{database or self.database()}{'?' * bool(options)}{options}"
+        )
+
+    def unix_url(self, database: str | None = None, options: str = "") -> str:
+        return f"mysql://{self._user}unix({self.folder}/s)/{database or self.database()}{'?' * bool(options)}{options}"
+
+    def sql(self, text: str | bytes, database: str = "") -> str:
+        """Rows of a statement as the client prints them, tab-separated, without a header."""
+        command = [require("mariadb", HINT), "--no-defaults", "-uroot", f"-S{self.folder}/s", "-N", "-B", database]
+        done = subprocess.run(
+            [part for part in command if part], input=text if isinstance(text, bytes) else text.encode(),
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return done.stdout.decode(errors="backslashreplace").strip()
