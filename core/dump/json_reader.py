@@ -222,7 +222,9 @@ class JsonReader:
         if trash == 2:
             if ino > TRASH and kind == DIRECTORY:
                 return True
-            self._problems.error(self._path(), "the trash holds something else than an hourly directory", f"inode {ino}")
+            self._problems.error(
+                self._path(), "the trash holds something else than an hourly directory", f"inode {ino}"
+            )
         elif ino >= INTERNAL_BASE or ino in (ROOT, self._top):
             self._problems.error(self._path(), "a reserved inode number", ino)
         else:

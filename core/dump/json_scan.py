@@ -11,9 +11,10 @@ import codecs
 import json
 import re
 from collections.abc import Callable
-from json.decoder import scanstring
 from typing import Any, Final
 
+#: The C function behind `json.loads`: text and start of a string's contents -> the string, and where it ends.
+_string: Final[Callable[[str, int, bool], tuple[str, int]]] = json.decoder.scanstring  # type: ignore[attr-defined]
 _WHITE = re.compile(r"[ \t\n\r]*")
 _READ: Final = 1 << 20
 #: No value of a dump that is taken whole comes near this; it bounds what a damaged file makes us hold.
@@ -84,7 +85,7 @@ class Scanner:
         size = _READ
         while True:
             try:
-                text, end = scanstring(self.text, self.at, True)
+                text, end = _string(self.text, self.at, True)
                 break
             except json.JSONDecodeError as e:
                 size = self._grow(e, size)

@@ -25,9 +25,7 @@ class Limits:
         self.engine = store.name if store is not None else "any engine"
         self._problems = problems
         self.any_id = self.caps.max_id >= _U32
-        self.any_xattr = (
-            self.caps.empty_xattr and not self.caps.text_xattr_names and self.caps.max_xattr >= 65536
-        )
+        self.any_xattr = self.caps.empty_xattr and not self.caps.text_xattr_names and self.caps.max_xattr >= 65536
 
     def owner(self, where: str, attr: Attr) -> Attr:
         """The same attributes with ids that the target can hold."""

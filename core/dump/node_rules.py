@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a name, a link target and a slice record must be like in any volume. Pure; spec metadata-format §1.1, §1.2, §3.1."""
+"""What a name, a link target and a slice record must be like in any volume. Pure; spec metadata-format §1, §3.1."""
 
 from __future__ import annotations
 

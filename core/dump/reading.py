@@ -34,6 +34,7 @@ class Reading:
         self.max_inode = ROOT
         self.max_slice = 0
         self.max_trash = 0
+        self.max_session = 0
         self.users: dict[int, list[int]] = {}  # uid -> [space, inodes]
         self.groups: dict[int, list[int]] = {}
 

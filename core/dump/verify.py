@@ -6,6 +6,8 @@ may have had; it is loaded as it is, and `sluice fsck` names and repairs it.
 Source: spec metadata-format §1, §3; metadata-semantics §15.
 """
 
+# ruff: noqa: S608 - statements are put together from constants of this module only
+
 from __future__ import annotations
 
 from typing import Final
@@ -25,14 +27,14 @@ def verify(reading: Reading) -> None:
     if root != DIRECTORY and not problems.error_count:
         problems.error("/", "the file has no root directory")
     for ident, sizes in db.execute(
-        f"SELECT id, GROUP_CONCAT(size, ', ') FROM use GROUP BY id HAVING COUNT(*) > 1 LIMIT {_SHOWN}"  # noqa: S608
+        f"SELECT id, GROUP_CONCAT(size, ', ') FROM use GROUP BY id HAVING COUNT(*) > 1 LIMIT {_SHOWN}"
     ):
         problems.error("", "a slice that is used with different sizes", f"{ident}: {sizes}")
     # Deleting the data of a file that is there would lose it; only a file that changed during the dump is in both.
     both = "FROM delfile WHERE ino IN (SELECT ino FROM node)"
-    for (ino,) in db.execute(f"SELECT ino {both} LIMIT {_SHOWN}"):  # noqa: S608
+    for (ino,) in db.execute(f"SELECT ino {both} LIMIT {_SHOWN}"):
         problems.note(reading.scratch.path_of(ino), "is also among the deleted files; it is kept")
-    db.execute(f"DELETE {both}")  # noqa: S608
+    db.execute(f"DELETE {both}")
 
 
 def verify_records(reading: Reading) -> None:
@@ -46,9 +48,9 @@ def verify_records(reading: Reading) -> None:
         problems.error(_entry(path(parent), name), f"the entry says type {kind}, its inode {other}")
     # A file that was created or removed while a live volume was backed up.
     gone = f"FROM entry WHERE type != {DIRECTORY} AND ino NOT IN (SELECT ino FROM node)"
-    for parent, name in db.execute(f"SELECT parent, name {gone} LIMIT {_SHOWN}"):  # noqa: S608
+    for parent, name in db.execute(f"SELECT parent, name {gone} LIMIT {_SHOWN}"):
         problems.note(_entry(path(parent), name), "an entry without an inode; it is left out")
-    db.execute(f"DELETE {gone}")  # noqa: S608
+    db.execute(f"DELETE {gone}")
     notes = (
         (f"SELECT e.ino FROM entry e LEFT JOIN node n ON n.ino = e.ino WHERE n.ino IS NULL AND e.type = {DIRECTORY}",
          "a directory without an inode; `sluice fsck --repair` makes one"),

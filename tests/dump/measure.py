@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and peak memory of dump and load in processes of their own: `python -m tests.dump.measure 1000000 [META-URL]`.
+
+META-URL is a database that may be emptied (default: SQLite in the temporary folder). Prints one line per step and proves
+that what comes out is what went in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import filecmp
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from core.volume import open_record_store
+from tests.dump.generate import write
+
+ROOT = Path(__file__).parents[2]
+
+
+class Cost(NamedTuple):
+    seconds: float
+    peak_mib: float
+
+
+def sluice(*arguments: str) -> Cost:
+    """Run a command; its time and its own peak of resident memory."""
+    begin = time.monotonic()
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-m", "sluicefs", "--quiet", *arguments], env=env)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"sluice {' '.join(arguments)} ended with {child.returncode}")
+    return Cost(time.monotonic() - begin, usage.ru_maxrss / 1024)
+
+
+async def _wipe(url: str) -> None:
+    store = open_record_store(url)
+    await store.open()
+    await store.prepare()
+    await store.wipe()
+    await store.close()
+
+
+def measure(files: int, folder: Path, url: str | None = None) -> dict[str, Cost]:
+    def empty(name: str) -> str:
+        if url is None:
+            return f"sqlite3://{folder}/{name}.db"
+        asyncio.run(_wipe(url))
+        return url
+
+    start, again, backup, last = (folder / name for name in ("start.json", "again.json", "all.bin", "last.json"))
+    write(files, start)
+    costs: dict[str, Cost] = {}
+    first = empty("json")
+    costs["load JSON"] = sluice("load", first, str(start))
+    costs["dump JSON"] = sluice("dump", first, str(again))
+    assert filecmp.cmp(start, again, shallow=False), "a dump of what was loaded differs"
+    costs["dump JSON --fast"] = sluice("dump", "--fast", first, str(again))
+    assert filecmp.cmp(start, again, shallow=False), "a fast dump of what was loaded differs"
+    costs["dump binary"] = sluice("dump", "--binary", first, str(backup))
+    second = empty("binary")
+    costs["load binary"] = sluice("load", second, str(backup))
+    sluice("dump", second, str(last))
+    assert filecmp.cmp(start, last, shallow=False), "a dump of what was loaded from the backup differs"
+    return costs
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        found = measure(int(sys.argv[1]), Path(place), sys.argv[2] if len(sys.argv) > 2 else None)
+        for step, cost in found.items():
+            print(f"{step:18} {cost.seconds:7.1f} s {cost.peak_mib:7.0f} MiB")
