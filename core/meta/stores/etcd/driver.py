@@ -99,12 +99,12 @@ class EtcdTransaction(Transaction):
 
     def __init__(self, driver: EtcdDriver, seen: _Seen, *, fresh: bool) -> None:
         self._driver = driver
-        self.values, self.ranges, self._mods, self._revision = seen
+        self.values, self.ranges, self._mods, self.when = seen
         self.fresh = fresh
 
     async def refresh(self, more: Sequence[bytes] = ()) -> None:
         keys = dict.fromkeys((*self.values, *more))
-        self.values, self.ranges, self._mods, self._revision = await self._driver.look(list(keys), list(self.ranges))
+        self.values, self.ranges, self._mods, self.when = await self._driver.look(list(keys), list(self.ranges))
         self.fresh = True
 
     async def commit(
@@ -122,8 +122,10 @@ class EtcdTransaction(Transaction):
         )
         answer = await self._driver.txn(request, writing=True)
         if answer.succeeded:
+            self.when = answer.header.revision
             return None
-        return EtcdTransaction(self._driver, _seen(keys, ranges, answer), fresh=True)
+        seen = _seen(keys, ranges, unnested(answer.responses), answer.header.revision)
+        return EtcdTransaction(self._driver, seen, fresh=True)
 
     def _compares(self) -> list[Any]:
         conditions = []
@@ -146,7 +148,7 @@ class EtcdTransaction(Transaction):
             return [_exists(key) for key, _ in pairs]
         if self.fresh:
             unchanged = m.Compare(
-                result=m.LESS, target=m.MOD, key=where.start, range_end=where.end, mod_revision=self._revision + 1
+                result=m.LESS, target=m.MOD, key=where.start, range_end=where.end, mod_revision=self.when + 1
             )
             return [unchanged, *(_exists(key) for key, _ in pairs)]
         conditions, at = [], where.start
@@ -167,9 +169,8 @@ def _exists(key: bytes) -> Any:
     return m.Compare(result=m.GREATER, target=m.CREATE, key=key, create_revision=0)
 
 
-def _seen(keys: Sequence[bytes], ranges: Sequence[Range], answer: Any) -> _Seen:
-    """What the gets of a Txn answered, in the order of `keys`, then `ranges`."""
-    found = unnested(answer.responses)
+def _seen(keys: Sequence[bytes], ranges: Sequence[Range], found: Sequence[Any], revision: int) -> _Seen:
+    """From the answers of the gets of `keys`, then `ranges`."""
     values: dict[bytes, bytes | None] = {}
     mods: dict[bytes, int] = {}
     for key, response in zip(keys, found, strict=False):
@@ -182,7 +183,11 @@ def _seen(keys: Sequence[bytes], ranges: Sequence[Range], answer: Any) -> _Seen:
         where: [(kv.key, kv.value) for kv in response.kvs]
         for where, response in zip(ranges, found[len(keys) :], strict=True)
     }
-    return values, pairs, mods, answer.header.revision
+    return values, pairs, mods, revision
+
+
+#: What one caller wants to see: keys, ranges, and at which revision (0: now).
+_Look = tuple[Sequence[bytes], Sequence[Range], int]
 
 
 class EtcdDriver(KVDriver):
@@ -194,7 +199,7 @@ class EtcdDriver(KVDriver):
         super().__init__()
         self._connection = Connection(url)
         self._probe = url.prefix + b"setting"  # users may be allowed nothing outside the prefix
-        self._reads: Batcher[tuple[Sequence[bytes], Sequence[Range]], _Seen] = Batcher(
+        self._reads: Batcher[_Look, _Seen] = Batcher(
             self._look_together, most=1000, in_flight=2, weight=lambda item: len(item[0]) + len(item[1])
         )
 
@@ -219,47 +224,46 @@ class EtcdDriver(KVDriver):
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def get(self, keys: Sequence[bytes], ranges: Sequence[Range] = (), at: Any = None) -> Reading:
-        if at is None:
-            values, pairs, _, revision = await self._reads.submit((keys, ranges))
-        else:
-            values, pairs, _, revision = await self._look_at(list(keys), list(ranges), at)
-        return Reading([values[key] for key in keys], [pairs[where] for where in ranges], revision)
+        values, pairs, _, revision = await self._reads.submit((keys, ranges, at or 0))
+        return Reading([values[key] for key in keys], [pairs[where] for where in ranges], revision, revision)
 
     async def look(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> _Seen:
-        return await self._reads.submit((keys, ranges))
+        return await self._reads.submit((keys, ranges, 0))
 
-    async def _look_together(self, items: Sequence[tuple[Sequence[bytes], Sequence[Range]]]) -> list[_Seen]:
-        if len(items) == 1:
-            return [await self._look_at(list(dict.fromkeys(items[0][0])), list(dict.fromkeys(items[0][1])))]
-        keys = list(dict.fromkeys([key for wanted, _ in items for key in wanted]))
-        ranges = list(dict.fromkeys([where for _, wanted in items for where in wanted]))
-        values, pairs, mods, revision = await self._look_at(keys, ranges)
+    async def _look_together(self, looks: Sequence[_Look]) -> Sequence[_Seen | SnapshotGone]:
+        """One Txn for all who ask now; each sees one revision."""
+        things: list[tuple[bytes | Range, int]] = [(key, at) for keys, _, at in looks for key in keys]
+        things += [(where, at) for _, ranges, at in looks for where in ranges]
+        asked = list(dict.fromkeys(things))
+        try:
+            answers, now = await self._ask(asked)
+        except SnapshotGone as gone:
+            # One asks for a revision that was compacted; the others go on.
+            present = [look for look in looks if not look[2]]
+            others = iter(await self._look_together(present) if present else ())
+            return [gone if look[2] else next(others) for look in looks]
+        found = dict(zip(asked, answers, strict=True))
         return [
-            (
-                {key: values[key] for key in wanted},
-                {where: pairs[where] for where in places},
-                {key: mods[key] for key in wanted if key in mods},
-                revision,
+            _seen(
+                keys,
+                ranges,
+                [*(found[key, at] for key in keys), *(found[where, at] for where in ranges)],
+                at or now,
             )
-            for wanted, places in items
+            for keys, ranges, at in looks
         ]
 
-    async def _look_at(self, keys: list[bytes], ranges: list[Range], revision: int = 0) -> _Seen:
-        """One Txn up to 4096 operations; what is beyond follows in a second trip, at the same revision."""
-        operations = [get(key, revision) for key in keys] + [get_range(where, revision) for where in ranges]
-        if len(operations) <= NESTED_OPS:
-            seen = _seen(keys, ranges, await self.txn(m.TxnRequest(success=nested(operations))))
-            return (*seen[:3], revision or seen[3])
-        first = await self._look_at(keys[:NESTED_OPS], ranges[: max(0, NESTED_OPS - len(keys))], revision)
-        rest_keys, rest_ranges = keys[NESTED_OPS:], ranges[max(0, NESTED_OPS - len(keys)) :]
-        parts = [(rest_keys[at : at + NESTED_OPS], list[Range]()) for at in range(0, len(rest_keys), NESTED_OPS)]
-        parts += [(list[bytes](), rest_ranges[at : at + NESTED_OPS]) for at in range(0, len(rest_ranges), NESTED_OPS)]
-        values, pairs, mods, at = first
-        for more in await asyncio.gather(*(self._look_at(*part, at) for part in parts)):
-            values.update(more[0])
-            pairs.update(more[1])
-            mods.update(more[2])
-        return values, pairs, mods, at
+    async def _ask(self, asked: Sequence[tuple[bytes | Range, int]], now: int = 0) -> tuple[list[Any], int]:
+        """Range responses, and the present revision. What is beyond 4096 operations follows in a second trip, at the
+        same revision."""
+        operations = [get(what, at or now) if isinstance(what, bytes) else get_range(what, at or now)
+                      for what, at in asked[:NESTED_OPS]]  # fmt: skip
+        answer = await self.txn(m.TxnRequest(success=nested(operations)))
+        found, now = unnested(answer.responses), now or answer.header.revision
+        rest = [self._ask(asked[at : at + NESTED_OPS], now) for at in range(NESTED_OPS, len(asked), NESTED_OPS)]
+        for more, _ in await asyncio.gather(*rest):
+            found += more
+        return found, now
 
     async def scan(self, start: bytes, end: bytes, limit: int, *, keys_only: bool = False) -> list[Pair]:
         self.trips += 1

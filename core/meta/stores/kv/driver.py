@@ -34,11 +34,13 @@ class Reading(NamedTuple):
     """What one read saw, in the order of the question; all of it at one moment.
 
     at: names that moment; given to the next `get`, it reads the same one (SnapshotGone: forgotten).
+    when: the same as a number that grows with every commit, if the database has one; it tells old news from new.
     """
 
     values: list[bytes | None]
     ranges: list[list[Pair]]
     at: Any
+    when: int = 0
 
 
 class Limits(NamedTuple):
@@ -75,6 +77,7 @@ class Transaction(ABC):
     values: dict[bytes, bytes | None]
     ranges: dict[Range, list[Pair]]
     fresh: bool
+    when: int = 0  # as in Reading; after a commit, its moment
 
     async def refresh(self, more: Sequence[bytes] = ()) -> None:
         """Replace hints by what is there, and depend on `more` keys, too; `fresh` afterwards. Only called before."""

@@ -22,29 +22,34 @@ class Guesses:
     def __init__(self, most_bytes: int = _BYTES) -> None:
         self._most = most_bytes
         self._held = 0
-        self._known: dict[bytes, bytes | None] = {}
+        self._known: dict[bytes, tuple[int, bytes | None]] = {}
 
     def about(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
         known = self._known
-        return {key: known[key] for key in keys if key in known}
+        return {key: known[key][1] for key in keys if key in known}
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._known
 
     def get(self, key: bytes) -> bytes | None:
-        return self._known.get(key)
+        return self._known.get(key, (0, None))[1]
 
-    def learn(self, seen: Mapping[bytes, bytes | None]) -> None:
+    def learn(self, seen: Mapping[bytes, bytes | None], when: int = 0) -> None:
+        """when: grows with the database's commits; a slow read doesn't replace what was seen later. 0: unknown."""
         known = self._known
         for key, value in seen.items():
-            if key in known:
-                self._held -= _OVERHEAD + len(key) + len(known.pop(key) or b"")
+            old = known.get(key)
+            if old is not None:
+                if when < old[0] and when:
+                    continue
+                del known[key]
+                self._held -= _OVERHEAD + len(key) + len(old[1] or b"")
             if value is None or len(value) <= _LARGEST:
-                known[key] = value
+                known[key] = (when, value)
                 self._held += _OVERHEAD + len(key) + len(value or b"")
         while self._held > self._most:
             oldest = next(iter(known))
-            self._held -= _OVERHEAD + len(oldest) + len(known.pop(oldest) or b"")
+            self._held -= _OVERHEAD + len(oldest) + len(known.pop(oldest)[1] or b"")
 
     def clear(self) -> None:
         self._known.clear()

@@ -103,7 +103,7 @@ class KVStore(RecordStore):
             return {}, {}
         found = await self.driver.get(keys, ranges)
         values = dict(zip(keys, found.values, strict=True))
-        self._guesses.learn(values)
+        self._guesses.learn(values, found.when)
         return values, dict(zip(ranges, found.ranges, strict=True))
 
     async def resolve(
@@ -135,7 +135,7 @@ class KVStore(RecordStore):
                 continue
             at = found.at
             fresh = dict(zip(keys, found.values, strict=True))
-            self._guesses.learn(fresh)
+            self._guesses.learn(fresh, found.when)
             values.update(fresh)
             ranges.update(zip(places, found.ranges, strict=True))
             for walk in waiting:
@@ -152,7 +152,7 @@ class KVStore(RecordStore):
         pairs = found.ranges[0]
         names = [self.codec.name(raw) for raw, _ in pairs]
         entries = [v.decode(k.entry(parent, name), raw) for name, (_, raw) in zip(names, pairs, strict=True)]
-        self._guesses.learn(dict(pairs))
+        self._guesses.learn(dict(pairs), found.when)
         if not attrs:
             return [DirEntry(name, e.type, e.ino, None) for name, e in zip(names, entries, strict=True)]
         nodes = [self.codec.encode(k.node(e.ino)) for e in entries]
@@ -164,7 +164,7 @@ class KVStore(RecordStore):
                 more = await self.driver.get(missing)
             values.update(zip(missing, more.values, strict=True))
         self._remember_page((parent, after, limit), nodes)
-        self._guesses.learn(values)
+        self._guesses.learn(values, found.when)
         return [
             DirEntry(name, e.type, e.ino, v.decode(k.node(e.ino), values[node]))
             for name, e, node in zip(names, entries, nodes, strict=True)
@@ -186,8 +186,9 @@ class KVStore(RecordStore):
                 key = self.codec.decode(kind, raw)
                 if key is None:
                     continue
-                record = v.decode(key, value)
-                if not record and (record is None or record == {}):
+                # An xattr without bytes can't be read (format §6.3), but it is there, and belongs into a dump.
+                record = value if kind == k.XATTR else v.decode(key, value)
+                if record is None or record == {}:
                     continue
                 if kind == k.SLICEREF and start is not None and record > start:
                     continue
@@ -318,7 +319,7 @@ class KVStore(RecordStore):
                 if not tx.fresh and (not overlay.dirty or any(isinstance(a, Conflict) for a in answers.values())):
                     # Refused on the ground of a guess: see what is really there.
                     await tx.refresh(self._inodes_of(answers))
-                    self._guesses.learn(tx.values)
+                    self._guesses.learn(tx.values, tx.when)
                     answers, overlay = self._decide(changes, tx)
                 if not overlay.dirty:
                     await tx.abandon()
@@ -328,10 +329,10 @@ class KVStore(RecordStore):
                     writes[self.codec.log_key(tx.log_version(number))] = line
                 after = await tx.commit(writes, overlay.wipes)
                 if after is None:
-                    self._guesses.learn(writes)
+                    self._guesses.learn(writes, tx.when)
                     return answers
                 tx = after
-                self._guesses.learn(tx.values)
+                self._guesses.learn(tx.values, tx.when)
                 if attempt > 1 and not self.driver.pauses:
                     await asyncio.sleep(random.randrange(attempt**2) / 1000)  # noqa: S311
         except BaseException:
@@ -373,7 +374,7 @@ class KVStore(RecordStore):
         hints.update(guessed)
         tx = await self.driver.begin(list(keys), list(ranges), hints, range_hints)
         if tx.fresh:
-            self._guesses.learn(tx.values)
+            self._guesses.learn(tx.values, tx.when)
         return tx
 
     def _decide(self, changes: Sequence[Change], tx: Transaction) -> tuple[dict[int, Any], Overlay]:

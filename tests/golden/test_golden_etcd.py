@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""etcd volumes written by JuiceFS 1.4.1 are read exactly as it wrote them, and every record keeps its bytes."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.meta import keys as k
+from core.meta.store import PUT
+from core.meta.stores.etcd import EtcdStore
+from core.volume import open_volume
+from tests.golden import engine_etcd, volumes
+from tests.golden.reader import differences
+from tests.golden.volumes import Expected, Unreadable, golden, names, unpack
+from tests.servers.etcd import EtcdServer
+
+#: Everything that `scan` gives, and the records that it doesn't.
+_KINDS = (
+    k.NODE, k.ENTRY, k.CHUNK, k.XATTR, k.SYMLINK, k.SLICEREF, k.DELFILE, k.DELSLICES, k.SESSION, k.SUSTAINED,
+    k.DETACHED, k.DIRSTAT, k.QUOTA, k.FLOCKS, k.PLOCKS, k.ACL, k.PARENT,
+)  # fmt: skip
+_COUNTERS = (
+    "nextInode", "nextChunk", "nextSession", "nextTrash", "usedSpace", "totalInodes", "aclMaxId", "lastCleanupSessions",
+    "lastCleanupFiles", "lastCleanupTrash", "nextCleanupSlices",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(volumes._ENGINES, "etcd", engine_etcd.start)
+
+
+def with_numbers(manifest: Iterator[Expected]) -> Iterator[Expected]:
+    """Manifests name errors that the original gave (ENODATA for a value of no bytes); a reader sees numbers."""
+    for line in manifest:
+        xattrs = {
+            name: Unreadable(getattr(errno, value.errno))
+            if isinstance(value, Unreadable) and isinstance(value.errno, str)
+            else value
+            for name, value in line.xattrs.items()
+        }
+        yield line._replace(xattrs=xattrs)
+
+
+async def read_all(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool) -> None:
+    with golden(name, folder) as there:
+        if there.passphrase:
+            monkeypatch.setenv("JFS_RSA_PASSPHRASE", there.passphrase)
+        volume = await open_volume(
+            there.meta_url, read_only=True, session=False, bucket=there.bucket, cache_dir="memory"
+        )
+        try:
+            assert await differences(volume, with_numbers(there.manifest()), large=large) == []
+            trash = list(there.manifest("trash.jsonl"))
+            if trash:
+                assert await differences(volume, trash, trash=True, large=large) == []
+        finally:
+            await volume.close()
+
+
+@pytest.mark.parametrize("name", names("etcd"))
+async def test_every_file_is_read_as_juicefs_wrote_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await read_all(name, tmp_path, monkeypatch, large=False)
+
+
+@pytest.mark.heavy
+async def test_gigabytes_of_holes_are_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await read_all("etcd-lz4", tmp_path, monkeypatch, large=True)
+
+
+async def test_every_record_is_written_as_juicefs_wrote_it(tmp_path: Path) -> None:
+    """Read all records through the store, write them elsewhere: the same keys hold the same bytes."""
+    home = unpack("etcd-lz4", tmp_path)
+    lines = (home / "meta.kv.jsonl").read_text().splitlines()
+    original = {base64.b64decode(r["key"]): base64.b64decode(r["value"]) for r in map(json.loads, lines)}
+    prefix = next(iter(original)).partition(b"\xfd")[0]
+    with EtcdServer() as server:
+        assert isinstance(server, EtcdServer)
+        engine_etcd.load(server, home / "meta.kv.jsonl")
+        old = EtcdStore.from_url(server.url(prefix.decode()))
+        new = EtcdStore.from_url(server.url("/other"))
+        for store in (old, new):
+            await store.open()
+        records = [record for kind in _KINDS async for record in old.scan(kind)]
+        singles = [
+            k.setting(),
+            *map(k.counter, _COUNTERS),
+            *(k.sessioninfo(r[0][1]) for r in records if r[0][0] == "SE"),
+        ]
+        values = zip(singles, await old.read(*singles), strict=True)
+        records += [(key, value) for key, value in values if old.codec.encode(key) in original]
+        for at in range(0, len(records), 50):
+            await new.commit([], [(PUT, key, value) for key, value in records[at : at + 50]])
+        pairs = [pair async for pair in new._pages_of(*new.codec.everything)]
+        for store in (old, new):
+            await store.close()
+    written = {prefix + key.removeprefix(b"/other"): value for key, value in pairs}
+    assert len(original) > 3000
+    assert written == original
