@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TiKV keeps the record-store contract: on one region, with a prefix, and with a volume spread over several regions."""
+"""TiKV keeps the record-store contract: on one region, with a prefix, and spread over several regions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from core.meta import keys as k
 from core.meta.records import FILE, Entry
 from core.meta.store import RecordStore, Tx
-from tests.servers.tikv import TiKVServer
+from tests.servers.tikv import TiKVServer, inside
 
 from .suite import RecordStoreSuite
 from .test_kv_memory import costs_of_calls
@@ -28,8 +28,7 @@ def server() -> Iterator[TiKVServer]:
 
 @pytest.fixture(scope="module")
 def regions() -> Iterator[TiKVServer]:
-    """Borders inside a directory, between kinds, and between volumes (a region border is a raw key prefix)."""
-    with TiKVServer(split=["m", "m~", "s", "split", "t"]) as server:
+    with TiKVServer(split=inside("regions")) as server:
         assert isinstance(server, TiKVServer)
         yield server
 
@@ -77,5 +76,12 @@ class TestTiKVOverRegions(TestTiKV):
     """Every operation on a volume whose keys lie in many regions: commits in two phases over all of them."""
 
     @pytest.fixture
-    def server(self, regions: TiKVServer) -> TiKVServer:
-        return regions
+    async def store(self, regions: TiKVServer) -> AsyncIterator[RecordStore]:
+        async for store in opened(regions.url("regions")):
+            await store.wipe()
+            yield store
+
+    @pytest.fixture
+    async def peer(self, store: RecordStore, regions: TiKVServer) -> AsyncIterator[RecordStore]:
+        async for peer in opened(regions.url("regions")):
+            yield peer

@@ -244,10 +244,14 @@ func (s *pdSrv) UpdateServiceGCSafePoint(c context.Context, r *pdpb.UpdateServic
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:2379", "listen address of PD and TiKV")
+	adv := flag.String("advertise", "", "address that PD tells clients, such as a proxy's; empty: the same")
 	dir := flag.String("data", "", "data directory; empty: memory only")
 	split := flag.String("split", "", "comma-separated keys at which a fresh store is split into regions")
 	level := flag.String("log", "warn", "log level")
 	flag.Parse()
+	if *adv == "" {
+		*adv = *addr
+	}
 	lg, props, _ := log.InitLogger(&log.Config{Level: *level})
 	log.ReplaceGlobals(lg, props)
 	must := func(err error) {
@@ -270,7 +274,7 @@ func main() {
 	must(os.MkdirAll(*dir, 0o755))
 	srv, rm, mpd, err := server.NewMock(&conf, cid)
 	must(err)
-	store := &metapb.Store{Id: 1, Address: *addr, Version: "8.1.0"}
+	store := &metapb.Store{Id: 1, Address: *adv, Version: "8.1.0"}
 	if ok, err := mpd.IsBootstrapped(context.Background()); err != nil || !ok {
 		must(err)
 		_, err = mpd.Bootstrap(context.Background(), store, &metapb.Region{Id: 2,
@@ -285,7 +289,7 @@ func main() {
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(256<<20), grpc.MaxSendMsgSize(256<<20), grpc.KeepaliveEnforcementPolicy(
 		keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}))
 	tikvpb.RegisterTikvServer(g, kvSrv{srv})
-	pdpb.RegisterPDServer(g, &pdSrv{pd: mpd, url: "http://" + *addr, ssp: map[string]uint64{}})
+	pdpb.RegisterPDServer(g, &pdSrv{pd: mpd, url: "http://" + *adv, ssp: map[string]uint64{}})
 	etcd.RegisterKVServer(g, &etcdSrv{})
 	healthpb.RegisterHealthServer(g, health.NewServer()) // client-go asks it whether a store lives
 	l, err := net.Listen("tcp", *addr)

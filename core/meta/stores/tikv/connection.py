@@ -39,13 +39,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: One call. A leader election takes two to three seconds, a lock of a dead client is waited for three seconds.
-CALL_TIMEOUT_S: Final = 10.0
+CALL_TIMEOUT_S = 10.0
+#: More for a commit, per record. Some 2 ms on a busy machine; the library sends large commits in many small messages.
+PER_WRITE_S: Final = 0.01
 #: How long a call is tried again while the cluster can't be reached.
-PATIENCE_S: Final = 5.0
+PATIENCE_S = 5.0
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
 
-#: Keys of one request; larger batches are cut. TiKV answers one batch per region, so this bounds a message.
+#: Keys of one request. The library takes no answer above 4 MiB; where values are that large, requests are halved.
 MOST_KEYS: Final = 4096
 
 
@@ -156,7 +158,7 @@ class RawTransaction:
             raise
         committing = asyncio.ensure_future(self._inner.commit())
         try:
-            await within(committing)
+            await within(committing, len(self._pending) * PER_WRITE_S)
         except BaseException as e:
             if isinstance(e, Exception) and failures.surely_not_committed(e):
                 await self.abandon()
@@ -192,32 +194,44 @@ async def get_from(source: Any, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         value = await within(source.inner.get(keys[0]))
         return {keys[0]: value} if value else {}
     if len(keys) <= MOST_KEYS:
-        return dict(await within(source.inner.batch_get(list(keys))))
-    parts = [keys[i : i + MOST_KEYS] for i in range(0, len(keys), MOST_KEYS)]
+        try:
+            return dict(await within(source.inner.batch_get(list(keys))))
+        except Exception as e:
+            if not failures.is_long_answer(e):
+                raise
+    half = max(1, min(MOST_KEYS, len(keys) // 2))
     found: dict[bytes, bytes] = {}
-    for part in await asyncio.gather(*(within(source.inner.batch_get(list(part))) for part in parts)):
-        found.update(part)
+    for at in range(0, len(keys), half):
+        found.update(await get_from(source, keys[at : at + half]))
     return found
 
 
 async def scan_from(source: Any, asked: Range) -> list[Pair]:
     """From a snapshot or a transaction; values are b"" if only keys are wanted."""
     found: list[Pair] = []
-    start, left = asked.start, asked.limit or MOST_KEYS
+    start, most = asked.start, MOST_KEYS
     while True:
-        if asked.keys_only:
-            page = [(key, b"") for key in await within(source.inner.scan_keys(start, asked.end, left, True, False))]
-        else:
-            page = list(await within(source.inner.scan(start, asked.end, left, True, False)))
-        found += page
-        if asked.limit or len(page) < left:
+        page = min(most, asked.limit - len(found)) if asked.limit else most
+        try:
+            if asked.keys_only:
+                more = [(key, b"") for key in await within(source.inner.scan_keys(start, asked.end, page, True, False))]
+            else:
+                more = list(await within(source.inner.scan(start, asked.end, page, True, False)))
+        except Exception as e:
+            if page == 1 or not failures.is_long_answer(e):
+                raise
+            most = page // 2
+            continue
+        found += more
+        if len(more) < page or len(found) == asked.limit:
             return found
-        start = page[-1][0] + b"\0"
+        start = more[-1][0] + b"\0"
 
 
-async def within(call: Awaitable[T], seconds: float = CALL_TIMEOUT_S) -> T:
+async def within(call: Awaitable[T], more_s: float = 0.0) -> T:
     """The result, or TimeoutError; the call itself goes on unobserved then, and when the caller is cancelled."""
     future = asyncio.ensure_future(call)
+    seconds = CALL_TIMEOUT_S + more_s
     if not future.done():
         try:
             await asyncio.wait((future,), timeout=seconds)

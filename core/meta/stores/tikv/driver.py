@@ -251,13 +251,11 @@ class _Attempt(Transaction):
         try:
             await raw.commit()
         except Exception as e:
-            if failures.is_race(e):
-                log.debug("%s: lost a race: %s", driver.url.where, failures.plain(e))
+            if failures.is_worth_another_try(e):
+                log.debug("%s: not committed, will be tried again: %s", driver.url.where, failures.plain(e))
                 return await self._next()
             if failures.is_too_large(e):
                 raise TooLarge(failures.plain(e)) from e
-            if failures.surely_not_committed(e):
-                raise failures.unreachable(driver.url.where, driver.url.endpoints, e) from e
             raise failures.uncertain(driver.url.where, driver.url.endpoints, e) from e
         return None
 

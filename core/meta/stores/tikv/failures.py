@@ -20,10 +20,10 @@ _RACE: Final = re.compile(
     r"conflict: Some|WriteConflict|TxnLockNotFound|txn_not_found: Some|commit_ts_expired: Some|locked: Some|"
     r'deadlock: Some|retryable: "[^"]|[Ff]ailed to resolve lock'
 )
-#: Certainly not committed: no timestamp for the commit could be got.
+#: Certainly not committed: no timestamp for the commit could be got. PD restarted; a new connection helps.
 _NO_TIMESTAMP: Final = "TimestampRequest channel is closed"
 
-_TOO_LARGE: Final = re.compile(r"[Tt]oo ?[Ll]arge|RaftEntryTooLarge|exceeds? (the )?(max|limit)")
+_TOO_LARGE: Final = re.compile(r"[Ee]ntry ?[Tt]oo ?[Ll]arge|TxnTooLarge|message length too large")
 _NOISE: Final = re.compile(r"\[/[^\]]*\.rs:\d+\]: |, details: \[\], metadata: MetadataMap \{.*?\} ?\}")
 
 
@@ -36,9 +36,19 @@ def is_race(error: BaseException) -> bool:
     return "ndetermined" not in text and _RACE.search(text) is not None
 
 
+def is_worth_another_try(error: BaseException) -> bool:
+    """Of an error that `commit` raised: certainly not committed, and the next transaction may be."""
+    return is_race(error) or _NO_TIMESTAMP in str(error)
+
+
 def surely_not_committed(error: BaseException) -> bool:
     """Of an error that `commit` raised."""
-    return is_race(error) or _NO_TIMESTAMP in str(error) or is_too_large(error)
+    return is_worth_another_try(error) or is_too_large(error)
+
+
+def is_long_answer(error: BaseException) -> bool:
+    """Of a read: asked for fewer records, it will work."""
+    return "message length too large" in str(error)
 
 
 def is_too_large(error: BaseException) -> bool:
