@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from asyncmy import errors
 
 from core.errors import MetaError, VolumeError
 from core.meta import keys as k
 from core.meta.keys import Key
-from core.meta.store import PUT, Capabilities, Check, DirEntry, Outcome, RecordStore, Resolved, Write
+from core.meta.store import PUT, Capabilities, Check, DirEntry, Outcome, RecordStore, Resolved, Tx, Write
 from core.meta.stores.batching import Batcher
 from core.meta.stores.mysql import failures, schema
 from core.meta.stores.mysql.committing import Committer
 from core.meta.stores.mysql.connection import READ_COMMITTED, Pool, Result
+from core.meta.stores.mysql.fairness import PATIENCE, Turns
 from core.meta.stores.mysql.literals import Names, text
 from core.meta.stores.mysql.reading import WALK_AT_ONCE, Queries, listed, resolved
 from core.meta.stores.mysql.scanning import Scanner
@@ -34,6 +35,8 @@ from core.meta.stores.mysql.writing import Writer
 from core.meta.stores.sql.reads import ReadPlan
 from core.meta.stores.sql.rows import COUNTER_OFFSET, COUNTER_START, SEQUENCES, Row
 from core.meta.stores.sql.tables import TABLES, full_prefix
+
+T = TypeVar("T")
 
 _SNAPSHOT: Final = b"START TRANSACTION WITH CONSISTENT SNAPSHOT"
 #: Keys and walks in one packet; and packets under way at once, so that one is answered while the next is built.
@@ -72,6 +75,7 @@ class MySQLStore(RecordStore):
         self._pool = Pool(url)
         self._write_pool = Pool(url, READ_COMMITTED, most=2)
         self._committer = Committer(self._write_pool, self._queries, self._writer, url.where)
+        self._turns = Turns(self._committer.drain)
         self._scanner = Scanner(self._names, self._ask_one)
         self._reads: Batcher[_Question, list[Any]] = Batcher(
             self._read_batch, most=_MOST_READS, in_flight=_PACKETS, weight=lambda q: len(q.keys) + len(q.texts)
@@ -288,8 +292,26 @@ class MySQLStore(RecordStore):
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
         if not self._ready:
             await self._require_volume()
+        await self._turns.wait()
         self.trips += 1
         return await self._committer.commit(checks, writes, self.caps.max_id)
+
+    async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
+        """As promised; who has lost often commits alone, see `fairness.py`."""
+        tries, mine = 0, False
+
+        async def counted(tx: Tx) -> T:
+            nonlocal tries, mine
+            tries += 1
+            if tries > PATIENCE and not mine:
+                mine = await self._turns.take()
+            return await body(tx)
+
+        try:
+            return await super().transact(counted)
+        finally:
+            if mine:
+                self._turns.give_back()
 
     async def allocate(self, name: str, count: int) -> int:
         await self._require_volume()
