@@ -104,6 +104,12 @@ class Trees(Jobs):
         await removal.run(parent, name, ino)
         return removal.removed
 
+    async def remove_children(self, ino: int, *, skip_trash: bool = True, threads: int = 10) -> int:
+        """Everything below a directory, as root; the directory itself stays. How many entries went."""
+        removal = _Removal(self, ROOT_CALLER, skip_trash, threads, None, keep_top=True)
+        await removal.run(0, b"", ino)
+        return removal.removed
+
     # -- summary ---------------------------------------------------------------------------------------------------
 
     async def summary(self, ino: int, *, recursive: bool = True, strict: bool = False) -> Summary:
@@ -267,7 +273,7 @@ def _single(attr: Attr | None) -> Summary:
 class _Directory:
     """A directory that is being emptied. waiting: entries of the present page that aren't done yet."""
 
-    __slots__ = ("above", "after", "ino", "name", "parent", "rounds", "waiting")
+    __slots__ = ("above", "after", "ino", "name", "parent", "rounds", "seen", "waiting")
 
     def __init__(self, above: _Directory | None, parent: int, name: bytes, ino: int) -> None:
         self.above = above
@@ -277,6 +283,7 @@ class _Directory:
         self.after = b""
         self.waiting = 0
         self.rounds = 0
+        self.seen = -1
 
 
 class _Removal:
@@ -285,12 +292,16 @@ class _Removal:
     The workers' unlinks are in flight at the same time, so stores that group commits do so.
     """
 
-    def __init__(self, meta: Trees, caller: Caller, skip_trash: bool, threads: int, progress: Progress | None) -> None:
+    def __init__(
+        self, meta: Trees, caller: Caller, skip_trash: bool, threads: int, progress: Progress | None, *,
+        keep_top: bool = False,
+    ) -> None:  # fmt: skip
         self.meta = meta
         self.caller = caller
         self.skip_trash = skip_trash
         self.threads = threads
         self.progress = progress
+        self.keep_top = keep_top
         self.removed = 0
         self._stack: asyncio.LifoQueue[tuple[_Directory, DirEntry | None]] = asyncio.LifoQueue()
 
@@ -347,8 +358,8 @@ class _Removal:
                 if e.type != DIRECTORY:
                     self._stack.put_nowait((directory, e))
             return
-        if directory.ino >= TRASH:
-            self._finish(directory)
+        if directory.ino >= TRASH or (self.keep_top and directory.above is None):
+            self._stay(directory)
             return
         try:
             await self.meta.rmdir(directory.parent, directory.name, self.caller, skip_trash=self.skip_trash)
@@ -364,6 +375,16 @@ class _Removal:
             self._finish(directory)
             return
         self._went()
+        self._finish(directory)
+
+    def _stay(self, directory: _Directory) -> None:
+        """The end of a directory that is only emptied: looked at once more as long as that brings something. The
+        trash itself, whose hours stay, is looked at once."""
+        if directory.ino != TRASH and directory.after and self.removed != directory.seen:
+            directory.seen = self.removed
+            directory.after = b""
+            self._stack.put_nowait((directory, None))
+            return
         self._finish(directory)
 
     def _went(self) -> None:
