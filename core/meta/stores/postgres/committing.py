@@ -19,6 +19,7 @@ from core.meta.store import Outcome
 from core.meta.stores.postgres.arrays import columns
 from core.meta.stores.postgres.failures import CONFLICTS, Lost, Refused, translate, uncertain, unreachable
 from core.meta.stores.postgres.links import Links
+from core.meta.stores.postgres.reading import Reading, Walk
 from core.meta.stores.postgres.statements import Statements
 from core.meta.stores.postgres.wire import Call
 from core.meta.stores.sql.commits import Group, group
@@ -29,7 +30,8 @@ _SENDS: int = 4  # of one commit that surely never left
 
 
 class Committing:
-    def __init__(self, links: Links, statements: Statements, where: str) -> None:
+    def __init__(self, links: Links, statements: Statements, reading: Reading, where: str) -> None:
+        self._reading = reading
         self._links = links
         self._statements = statements
         self._where = where
@@ -48,7 +50,7 @@ class Committing:
                 try:
                     calls = [self._call(step) for step in steps]
                 except (struct.error, OverflowError) as e:
-                    self._refuse(members, works, Refused("22003", str(e)), answers, again)
+                    await self._refuse(members, works, Refused("22003", str(e)), answers, again)
                     continue
                 waiting.append((members, steps, wire.submit(calls)))
             wire.flush()
@@ -56,7 +58,7 @@ class Committing:
                 try:
                     results = await future
                 except Refused as e:
-                    self._refuse(members, works, e, answers, again)
+                    await self._refuse(members, works, e, answers, again)
                 except Lost as e:
                     if not e.sent and unsent < _SENDS:
                         again.append(members)
@@ -78,7 +80,19 @@ class Committing:
         statement = self._statements.step(step.op, step.shape)
         return Call(statement, columns(statement.kinds, step.rows))
 
-    def _refuse(
+    async def _conflict(self, error: Refused, key: Any) -> Conflict:
+        """An index told that a record exists. If it is an entry, its finder is asked what it is: a trip that spares
+        the next try one."""
+        found = None
+        if key is not None and key[0] == k.ENTRY:
+            try:
+                (walked,) = await self._reading.run([Walk(key[1], [key[2]], xattrs=False, chunk=False)])
+                found = tuple(walked.steps[0]) if walked.steps else (None, None)
+            except MetaError:
+                pass
+        return Conflict(f"{error} (SQLSTATE {error.sqlstate})", key, found)
+
+    async def _refuse(
         self, members: Group, works: Sequence[Work], error: Refused, answers: list[Any], again: list[Group]
     ) -> None:
         """Who is told what, and who may try again."""
@@ -95,7 +109,7 @@ class Committing:
         else:
             for member in members.members:
                 if error.sqlstate in CONFLICTS:
-                    answers[member] = Conflict(f"{error} (SQLSTATE {error.sqlstate})", works[member].proven)
+                    answers[member] = await self._conflict(error, works[member].proven)
                 else:
                     answers[member] = translate(error, self._where, "committing")
 

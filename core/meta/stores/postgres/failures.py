@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Final
+from typing import Any, Final
 
 from core.errors import MetaError
+from core.meta.records import Entry
+from core.meta.stores.sql.rows import unpack_attr
 
 #: unique_violation, exclusion, serialization_failure, deadlock_detected, statement gone after a concurrent change.
 CONFLICTS: Final = frozenset(("23505", "40001", "40P01", "40000", "21000"))
-_MARKS: Final = re.compile(r"sluice:([0-9,]+)")
+_MARKS: Final = re.compile(r"sluice:([-0-9,:/]+)")
 
 _MEANINGS: Final[dict[str, tuple[int, bool, str]]] = {
     "53100": (errno.ENOSPC, True, "its disk is full; free some space there, then try again"),
@@ -54,10 +56,23 @@ class Refused(Exception):
         self.sqlstate = sqlstate
 
     @property
-    def marks(self) -> list[int]:
-        """Which checks failed: they fail by casting this text to a number (`statements.py`)."""
+    def marks(self) -> dict[int, Any]:
+        """Which checks failed, and what is there now if that is an entry or an inode: (Entry or None, Attr or None).
+
+        They fail by casting a text to a number (`statements.py`): mark[/type:inode][/columns of the node],…
+        """
         found = _MARKS.search(str(self)) if self.sqlstate == "22P02" else None
-        return [int(mark) for mark in found[1].split(",")] if found else []
+        return dict(map(_mark, found[1].split(","))) if found else {}
+
+
+def _mark(text: str) -> tuple[int, Any]:
+    mark, *parts = text.split("/")
+    if not parts:
+        return int(mark), None
+    entry, node = parts
+    pair = [int(n) for n in entry.split(":")] if entry else None
+    row = [int(n) for n in node.split(":")] if node else None
+    return int(mark), (None if pair is None else Entry(*pair), None if row is None else unpack_attr(tuple(row)))
 
 
 class Lost(Exception):

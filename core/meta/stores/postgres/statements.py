@@ -241,7 +241,8 @@ class Statements:
         """name, count, value of a missing row: the value before."""
         return Statement(
             f"INSERT INTO {self.table('counter')} AS t (name, value) SELECT n, c + s"
-            " FROM unnest($1::text[], $2::int8[], $3::int8[]) AS w(n, c, s) ON CONFLICT (name) DO UPDATE SET value = t.value + $2[1] RETURNING t.value",
+            " FROM unnest($1::text[], $2::int8[], $3::int8[]) AS w(n, c, s)"
+            " ON CONFLICT (name) DO UPDATE SET value = t.value + $2[1] RETURNING t.value",
             [TEXT, INT8, INT8],
         )
 
@@ -282,14 +283,29 @@ class Statements:
         columns = ("inode", *IDENTITY_COLUMNS)
         kinds = [INT4, *self._types("node", columns)]
         return self._all_found(
-            kinds, ("m", *columns), f"JOIN {self.table('node')} t ON t.inode = w.inode WHERE {_equal(IDENTITY_COLUMNS)}"
-        )
+            kinds, ("m", *columns),
+            f"JOIN {self.table('node')} t ON t.inode = w.inode WHERE {_equal(IDENTITY_COLUMNS)}", k.NODE,
+        )  # fmt: skip
 
-    def _all_found(self, kinds: Sequence[str], names: Sequence[str], found: str) -> Statement:
-        """Fail with the marks of given rows for which there is no row `found`."""
+    def _all_found(self, kinds: Sequence[str], names: Sequence[str], found: str, shape: str = "") -> Statement:
+        """Fail with the marks of given rows for which there is no row `found`; tell what an entry or inode is now
+        (`Refused.marks`), so that the next try needs no reading."""
+        text, there = "x.m::text", ""
+        if shape in (k.NODE, k.ENTRY):
+            values = " || ':' || ".join(f"coalesce(n.{q(c)}, 0)" for c in NODE_COLUMNS)
+            node = f"CASE WHEN n.inode IS NULL THEN '' ELSE {values} END"
+            there = f" JOIN {_given(kinds, names)} ON w.m = x.m"
+            if shape == k.ENTRY:
+                there += f" LEFT JOIN {self.table('edge')} e ON e.parent = w.parent AND e.name = w.name"
+                there += f" LEFT JOIN {self.table('node')} n ON n.inode = e.inode"
+                text = f"x.m || '/' || coalesce(e.type || ':' || e.inode, '') || '/' || {node}"
+            else:
+                there += f" LEFT JOIN {self.table('node')} n ON n.inode = w.inode"
+                text = f"x.m || CASE WHEN n.inode IS NULL THEN '' ELSE '//' || {node} END"
         return Statement(
             f"WITH r AS MATERIALIZED (SELECT w.m FROM {_given(kinds, names)} {found})"
-            f" {_FAIL} (SELECT unnest($1::int4[]) EXCEPT SELECT m FROM r) AS x(m)",
+            f" SELECT ('sluice:' || string_agg({text}, ','))::int4"
+            f" FROM (SELECT unnest($1::int4[]) EXCEPT SELECT m FROM r) AS x(m){there}",
             kinds,
         )
 
@@ -306,6 +322,7 @@ class Statements:
                 [INT4, *self._types(kind.table, columns)], ("m", *columns),
                 f"JOIN {t(kind.table)} t ON {_same(kind.keys, 't', 'w')} WHERE {_equal(kind.values)}"
                 f" ORDER BY {order} FOR UPDATE OF t",
+                shape,
             )  # fmt: skip
         if shape == k.COUNTER:
             kinds, names = [INT4, TEXT, INT8, INT8], ["m", "name", "value", "start"]

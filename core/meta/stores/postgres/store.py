@@ -36,6 +36,7 @@ _CAPS: Final = Capabilities(max_id=0x7FFFFFFF, text_xattr_names=True)
 #: Tables beyond this size are emptied by TRUNCATE, which locks out everybody but takes no time.
 _LARGE_BYTES: Final = 64 << 20
 _MOST_DRAWS: Final = 10
+_INT64: Final = 1 << 63
 
 
 class PostgresStore(RecordStore):
@@ -120,7 +121,10 @@ class PostgresStore(RecordStore):
         self._scanning = Scanning(self._reading, statements)
         self._reads = Batcher(self._reading.run, most=128, in_flight=2)
         self._commits = Batcher(
-            Committing(links, statements, self.where).run, most=512, in_flight=2, weight=lambda work: work.weight
+            Committing(links, statements, self._reading, self.where).run,
+            most=512,
+            in_flight=2,
+            weight=lambda work: work.weight,
         )
 
     def _closed(self) -> MetaError:
@@ -177,7 +181,7 @@ class PostgresStore(RecordStore):
         self, base: int, names: Sequence[bytes], *, xattrs: bool = False, chunk: bool = False
     ) -> Resolved:
         self.trips += 1
-        if self._reads is None and not await self._ready():
+        if not -_INT64 <= base < _INT64 or (self._reads is None and not await self._ready()):
             return Resolved(None, [], None, None)
         assert self._reads is not None
         found: Resolved = await self._reads.submit(Walk(base, names, xattrs, chunk))
@@ -187,7 +191,7 @@ class PostgresStore(RecordStore):
         self, parent: int, after: bytes = b"", limit: int = 1000, *, attrs: bool = False
     ) -> list[DirEntry]:
         self.trips += 1
-        if self._reads is None and not await self._ready():
+        if not -_INT64 <= parent < _INT64 or (self._reads is None and not await self._ready()):
             return []
         assert self._reads is not None
         found: list[DirEntry] = await self._reads.submit(Page(parent, after, limit, attrs))

@@ -13,7 +13,7 @@ are summed up per row. The dialect executes the steps and tells afterwards
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core.errors import Conflict
@@ -22,7 +22,7 @@ from core.meta.keys import Key
 from core.meta.store import Outcome
 from core.meta.stores.sql.rows import COUNTER_START, Row, join_patches, pack_patch
 from core.meta.stores.sql.steps import ADD, APPEND, LOCK, LOG, ORDER, PATCH, Step
-from core.meta.stores.sql.work import BARS, Work, add_rows
+from core.meta.stores.sql.work import BARS, CHANGE, READ, WRITE, Work, add_rows
 
 
 class Group:
@@ -44,6 +44,11 @@ class Group:
             if there is not None and there & BARS[uses]:
                 return False
         return True
+
+    def spoils(self, work: Work) -> bool:
+        """Would it fail behind this group, because a member changes blindly what it needs unchanged?"""
+        mine = self._uses
+        return any(uses & READ and mine.get(token, 0) & (CHANGE | WRITE) for token, uses in work.uses.items())
 
     def add(self, member: int, work: Work) -> None:
         mine = self._uses
@@ -102,7 +107,8 @@ class Group:
                 else:
                     mine.update(changes)
         steps = [Step(LOCK, k.NODE, [(ino,) for ino in sorted(locks)])] if locks else []
-        for op, shape in sorted(checks, key=lambda sort: (sort[0], ORDER[sort[1]])):
+        # Entries first: where a name leads elsewhere now, that is what a conflict should tell.
+        for op, shape in sorted(checks, key=lambda sort: (sort[1] != k.ENTRY, sort[0], ORDER[sort[1]])):
             steps.append(Step(op, shape, checks[op, shape]))
         for at in sorted(phases, key=lambda at: (at[0], at[1], ORDER[at[2]])):
             _, op, shape = at
@@ -136,13 +142,14 @@ class Group:
             found[member] = outcome
         return found
 
-    def guilty(self, marks: Iterable[int]) -> dict[int, Conflict]:
-        """Members whose checks failed, each with its conflict."""
-        found: dict[int, Conflict] = {}
-        for mark in marks:
+    def guilty(self, marks: Mapping[int, Any]) -> dict[int, Conflict]:
+        """Members whose checks failed, each with its conflict; marks may come with what is there now."""
+        conflicts: dict[int, Conflict] = {}
+        for mark, found in marks.items():
             for member, key in self._marks[mark]:
-                found.setdefault(member, Conflict(f"{key} has changed", key))
-        return found
+                if member not in conflicts:
+                    conflicts[member] = Conflict(f"{key} has changed", key, found)
+        return conflicts
 
 
 def _rows_of(op: int, shape: str, changes: dict[Row, Any]) -> list[Row]:
@@ -157,15 +164,19 @@ def _rows_of(op: int, shape: str, changes: dict[Row, Any]) -> list[Row]:
 
 
 def group(works: Sequence[tuple[int, Work]], most: int = 512) -> list[Group]:
-    """Groups that can be executed one after the other. Nobody waits for another's commit, so order is free."""
+    """Groups that can be executed one after the other. Nobody waits for another's commit, so order is free: whoever
+    needs a record unchanged goes before those who change it, or would hardly ever win where many write."""
     groups: list[Group] = []
     for member, work in works:
-        for there in groups[-4:]:  # a look at a few is enough: what clashes usually clashes with all
+        for there in groups[:8]:  # a look at some is enough: what clashes usually clashes with all
             if there.weight + work.weight <= most and there.fits(work):
                 there.add(member, work)
                 break
         else:
             fresh = Group()
             fresh.add(member, work)
-            groups.append(fresh)
+            if any(there.spoils(work) for there in groups):
+                groups.insert(0, fresh)
+            else:
+                groups.append(fresh)
     return groups

@@ -30,7 +30,7 @@ from core.meta.stores.sql.rows import (
     KINDS,
     SEQUENCES,
     Row,
-    is_text,
+    can_hold,
     kind_of,
     lock_value,
     logical_counter,
@@ -38,6 +38,7 @@ from core.meta.stores.sql.rows import (
 )  # fmt: skip
 
 SEQUENCE: Final = "seq"
+_INT64: Final = 1 << 63
 _DICTS: Final = frozenset((k.XATTRS, k.CHUNKS, k.PARENTS, k.FLOCKS, k.PLOCKS))
 
 
@@ -61,18 +62,20 @@ class ReadPlan:
         kind = kind_of(key)
         if kind is not None:
             self._found[key] = None
-            # A name that the column can't hold isn't there.
-            if first != k.XATTR or is_text(key[2]):
+            if can_hold(kind, key):
                 self.queries.setdefault(kind.name, []).append(kind.row_key(key))
         elif first in _DICTS:
             self._found[key] = {}
+            if not 0 <= key[1] < _INT64:
+                return
             if first == k.CHUNKS:
-                self._counts[key[1]] = max(self._counts.get(key[1], 0), key[2])
+                self._counts[key[1]] = max(self._counts.get(key[1], 0), min(key[2], 1 << 31))
             else:
                 self.queries.setdefault(first, []).append((key[1],))
         elif first == k.OCCUPIED:
             self._found[key] = False
-            self.queries.setdefault(first, []).append((key[1],))
+            if 0 <= key[1] < _INT64:
+                self.queries.setdefault(first, []).append((key[1],))
         elif first == k.COUNTER:
             self._found[key] = logical_counter(key[1], None)
             shape = SEQUENCE if key[1] in SEQUENCES else first

@@ -16,6 +16,7 @@ from core.errors import MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.records import Attr, DirStat, Entry, NodePatch, Quota
+from core.meta.stores.sql.tables import TABLES, Type
 
 Row = tuple[Any, ...]
 
@@ -174,6 +175,7 @@ class RowKind(NamedTuple):
     pack: Callable[[Any], Row]
     unpack: Callable[[Row], Any]
     owns_row: bool = True
+    narrow: tuple[str, ...] = ()  # key columns of 32 bits
 
     def row_key(self, key: Key) -> Row:
         return self.fixed + key[len(self.head) :]
@@ -195,6 +197,10 @@ def _single(value: Any) -> Row:
     return (value,)
 
 
+def _narrow(table: str, columns: list[str]) -> tuple[str, ...]:
+    return tuple(c for c in columns if TABLES[table].column(c).type in (Type.INT32, Type.SERIAL32))
+
+
 def _kind(
     name: str, table: str, keys: str, values: str, pack: Callable[[Any], Row], unpack: Callable[[Row], Any], *,
     unique: str = "", page: str = "", head: Key = (), fixed: Row = (), owns_row: bool = True,
@@ -202,7 +208,7 @@ def _kind(
     found = tuple((unique or keys).split())
     return RowKind(
         name, table, tuple(keys.split()), tuple(values.split()), found, tuple(page.split()) or found, head or (name,),
-        fixed, pack, unpack, owns_row,
+        fixed, pack, unpack, owns_row, _narrow(table, keys.split()),
     )  # fmt: skip
 
 
@@ -257,6 +263,21 @@ def kind_of(key: Key) -> RowKind | None:
     if first == k.QUOTA:
         return KINDS[USER_QUOTA if key[1] else DIR_QUOTA]
     return KINDS.get(first)
+
+
+_INT32: Final = 1 << 31
+_INT64: Final = 1 << 63
+
+
+def can_hold(kind: RowKind, key: Key) -> bool:
+    """Can the columns hold this key? One that they can't hold isn't there."""
+    part = key[len(kind.head) :]
+    for at, value in enumerate(part):
+        if type(value) is int:
+            limit = _INT32 if kind.narrow and kind.keys[at] in kind.narrow else _INT64
+            if not -limit <= value < limit:
+                return False
+    return kind.name != k.XATTR or is_text(part[1])
 
 
 def is_text(name: bytes) -> bool:

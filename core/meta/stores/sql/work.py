@@ -22,6 +22,7 @@ from core.meta.stores.sql.rows import (
     SEQUENCES,
     USER_QUOTA,
     Row,
+    can_hold,
     identity,
     is_text,
     join_patches,
@@ -48,8 +49,8 @@ from core.meta.stores.sql.steps import (
 )  # fmt: skip
 
 # How a commit uses a record. READ needs it unchanged, SAME needs its identity, CHANGE adds to it, WRITE replaces it.
-_READ, _SAME, _CHANGE, _WRITE = 1, 2, 4, 8
-_AGAINST: Final = {_READ: _CHANGE | _WRITE, _SAME: _WRITE, _CHANGE: _READ | _WRITE, _WRITE: 15}
+READ, SAME, CHANGE, WRITE = 1, 2, 4, 8
+_AGAINST: Final = {READ: CHANGE | WRITE, SAME: WRITE, CHANGE: READ | WRITE, WRITE: 15}
 #: What stands against any combination of uses.
 BARS: Final = [
     sum({bit for use, against in _AGAINST.items() if uses & use for bit in (1, 2, 4, 8) if against & bit})
@@ -111,15 +112,15 @@ class Work:
         if mode == st.IDENTITY:
             if seen is None:
                 raise Conflict(f"inode {key[1]} is gone or became something else", key)
-            uses[key] = uses.get(key, 0) | _SAME
+            uses[key] = uses.get(key, 0) | SAME
             self._expect(IDENTITY, k.NODE, key, (key[1], *identity(seen)))
             return
         token = slot(key)
-        uses[token] = uses.get(token, 0) | _READ
+        uses[token] = uses.get(token, 0) | READ
         kind = kind_of(key)
         if kind is None:
             self._check_group(key, seen)
-        elif first == k.XATTR and not is_text(key[2]):
+        elif not can_hold(kind, key):
             if seen is not None:
                 raise Conflict(str(key), key)
         elif seen is not None:
@@ -146,7 +147,7 @@ class Work:
         seen = seen or {}
         self._expect(COUNT, first, key, (ino, key[2] if first == k.CHUNKS else 0, len(seen)))
         if first == k.CHUNKS:
-            uses["c*", ino] = uses.get(("c*", ino), 0) | _READ
+            uses["c*", ino] = uses.get(("c*", ino), 0) | READ
             for index, value in seen.items():
                 self._expect(MATCH, k.CHUNK, key, (ino, index, value))
         elif first == k.XATTRS:
@@ -155,7 +156,7 @@ class Work:
                     raise Conflict(str(key), key)
                 self._expect(MATCH, k.XATTR, key, (ino, name, value))
         elif first == k.PARENTS:
-            uses[_ENTRIES] = uses.get(_ENTRIES, 0) | _READ
+            uses[_ENTRIES] = uses.get(_ENTRIES, 0) | READ
             for parent, count in seen.items():
                 self._expect(MATCH, first, key, (ino, parent, count))
         elif first in LOCK_ROWS:
@@ -178,10 +179,10 @@ class Work:
             self.locks.add(key[1])
         if first == k.ENTRY:
             occupied = (k.OCCUPIED, key[1])
-            self.uses[occupied] = self.uses.get(occupied, 0) | _CHANGE
-            self.uses[_ENTRIES] = self.uses.get(_ENTRIES, 0) | _CHANGE
+            self.uses[occupied] = self.uses.get(occupied, 0) | CHANGE
+            self.uses[_ENTRIES] = self.uses.get(_ENTRIES, 0) | CHANGE
         elif first == k.CHUNK:
-            self.uses["c*", key[1]] = self.uses.get(("c*", key[1]), 0) | _CHANGE
+            self.uses["c*", key[1]] = self.uses.get(("c*", key[1]), 0) | CHANGE
         last = self._last.get(token)
         phase = 0 if last is None else last[0] if again and last[1:] == (op, shape) else last[0] + 1
         at = self._last[token] = (phase, op, shape)
@@ -211,7 +212,7 @@ class Work:
             self._require_ids(key, value)
         row = self._row_key(key)
         op = INSERT if self._is_fresh(key) else UPSERT
-        self._rows(key, _WRITE, op, kind.name)[row] = row + kind.pack(value)
+        self._rows(key, WRITE, op, kind.name)[row] = row + kind.pack(value)
 
     def _put_new(self, key: Key, value: Any) -> None:
         kind = kind_of(key)
@@ -223,16 +224,16 @@ class Work:
             self._require_ids(key, value)
         row = self._row_key(key)
         op = INSERT if self._is_fresh(key) else INSERT_NEW
-        self._rows(key, _WRITE, op, kind.name).setdefault(row, row + kind.pack(value))
+        self._rows(key, WRITE, op, kind.name).setdefault(row, row + kind.pack(value))
 
     def _delete(self, key: Key, _: Any = None) -> None:
         first = key[0]
         kind = kind_of(key)
         if kind is not None:
-            if first == k.XATTR and not is_text(key[2]):
-                return
+            if not can_hold(kind, key):
+                return  # then it isn't there
             row = kind.row_key(key)
-            self._rows(key, _WRITE, DELETE, kind.name)[row] = row
+            self._rows(key, WRITE, DELETE, kind.name)[row] = row
         elif first == k.XATTRS or first in LOCK_ROWS:
             self._drop(key)
         elif first == k.COUNTER:
@@ -240,21 +241,21 @@ class Work:
                 self._set_counter(key, 0)
             else:
                 row = (key[1].encode(),)
-                self._rows(key, _WRITE, DELETE, first)[row] = row
+                self._rows(key, WRITE, DELETE, first)[row] = row
         elif first not in (k.PARENTS, k.PARENT):  # derived from entries
             raise MetaError(f"sql: records of kind {first!r} can't be deleted")
 
     def _append(self, key: Key, value: bytes) -> None:
         row = key[1:]
         if self._is_fresh(key):
-            self._rows(key, _WRITE, INSERT, k.CHUNK)[row] = (*row, value)
+            self._rows(key, WRITE, INSERT, k.CHUNK)[row] = (*row, value)
             return
-        rows = self._rows(key, _CHANGE, APPEND, k.CHUNK)
+        rows = self._rows(key, CHANGE, APPEND, k.CHUNK)
         old = rows.get(row)
         rows[row] = (*row, value if old is None else old[2] + value)
 
     def _patch(self, key: Key, value: Any) -> None:
-        rows = self._rows(key, _CHANGE, PATCH, k.NODE)
+        rows = self._rows(key, CHANGE, PATCH, k.NODE)
         row = (key[1],)
         rows[row] = join_patches(rows.get(row, NO_PATCH), (value.nlink, value.mtime_ns, value.ctime_ns))
 
@@ -277,7 +278,7 @@ class Work:
             return  # link counts per parent are derived from entries
         else:
             raise MetaError(f"sql: records of kind {first!r} can't be added to")
-        rows = self._rows(key, _CHANGE, ADD, shape)
+        rows = self._rows(key, CHANGE, ADD, shape)
         rows[row] = add_rows(rows.get(row), change)
 
     def _log(self, key: Key, line: bytes) -> None:
@@ -295,15 +296,15 @@ class Work:
 
     def _drop(self, key: Key) -> int:
         """All rows of an inode; a lock table is replaced by dropping it first. Returns the phase."""
-        self._rows(key, _WRITE, DROP, key[0], again=False)[(key[1],)] = (key[1],)
+        self._rows(key, WRITE, DROP, key[0], again=False)[(key[1],)] = (key[1],)
         return self._last[slot(key)][0]
 
     def _set_counter(self, key: Key, stored: int) -> None:
         row = (key[1].encode(),)
         if key[1] in SEQUENCES:
-            self._rows(key, _WRITE, SET, SEQUENCE)[row] = (*row, stored)
+            self._rows(key, WRITE, SET, SEQUENCE)[row] = (*row, stored)
         else:
-            self._rows(key, _WRITE, UPSERT, k.COUNTER)[row] = (*row, stored)
+            self._rows(key, WRITE, UPSERT, k.COUNTER)[row] = (*row, stored)
 
     @staticmethod
     def _row_key(key: Key) -> Row:
@@ -314,6 +315,8 @@ class Work:
             )
         kind = kind_of(key)
         assert kind is not None
+        if not can_hold(kind, key):
+            raise MetaError(f"record {key}: its key has a number that the database can't keep", errno=75)
         return kind.row_key(key)
 
     def _require_ids(self, key: Key, attr: Any) -> None:
