@@ -11,6 +11,7 @@ from core.errors import FsError
 from core.meta import keys as k
 from core.meta.meta import Meta
 from core.meta.records import CHUNK_SIZE, ROOT, TRASH, Slice
+from core.meta.slices import pieces_for
 from tests.conformance.volume.base import NOW, VolumeBase
 
 
@@ -42,6 +43,46 @@ class Data(VolumeBase):
         with pytest.raises(FsError) as e:
             await meta.write_slices(424242, 0, [Slice(0, 7003, 5, 0, 5)], NOW)
         assert e.value.errno == errno.ENOENT
+
+    async def test_a_slice_is_never_applied_twice(self, meta: Meta) -> None:
+        f, _ = await meta.create(ROOT, b"f")
+        records = [Slice(0, 7001, 100, 0, 100), Slice(200, 7002, 50, 0, 50)]
+        first = await meta.write_slices(f, 0, records, NOW, refs=[1, 3])
+        assert await meta.write_slices(f, 0, records, NOW, refs=[1, 3]) == first
+        await meta.write_slices(f, 0, [Slice(20, 7003, 10, 0, 10)], NOW)
+        again = await meta.write_slices(f, 0, records[1:], NOW, refs=[3])
+        assert again.length == 250
+        assert await meta.read_chunk(f, 0) == [*records, Slice(20, 7003, 10, 0, 10)]
+        assert (await meta.store.read(k.sliceref(7002, 50)))[0] == 3
+        await meta.write_slices(f, 0, [Slice(0, 0, 0, 0, 5)], NOW)  # zeros have no identity
+        await meta.write_slices(f, 0, [Slice(0, 0, 0, 0, 5)], NOW)
+        assert len(await meta.read_chunk(f, 0)) == 5
+        await meta.store.commit([], [(2, k.sliceref(7002, 50), -2)])
+
+    async def test_a_chunk_with_many_slices_is_deleted(self, meta: Meta) -> None:
+        await self.set_trash(meta, 0)
+        f, _ = await meta.create(ROOT, b"f")
+        for at in range(0, 300, 50):
+            batch = [Slice(i * 10, 100_000 + i % 290, 10, 0, 10) for i in range(at, at + 50)]
+            await meta.write_slices(f, 0, batch, NOW)
+        twice = [(2, k.sliceref(100_000 + i, 10), 1) for i in range(10)]
+        await meta.store.commit([], twice)
+        await meta.truncate(f, 2000)
+        await meta.unlink(ROOT, b"f")
+        await self.idle(meta)
+        assert sorted(self.removed) == [(100_000 + i, 10) for i in range(290)]
+        for kind in (k.CHUNK, k.DELFILE):
+            assert [key async for key, _ in meta.store.scan(kind)] == []
+
+    async def test_a_file_with_many_chunks_is_shortened_and_lengthened(self, meta: Meta) -> None:
+        f, _ = await meta.create(ROOT, b"f")
+        for index in range(130):
+            await meta.write_slices(f, index, [Slice(0, 7000 + index, 10, 0, 10)], NOW)
+        assert (await meta.truncate(f, 5)).length == 5
+        assert (await meta.truncate(f, 200 * CHUNK_SIZE + 7)).length == 200 * CHUNK_SIZE + 7
+        for index in range(130):
+            zeros = pieces_for(await meta.read_chunk(f, index), 5 if index == 0 else 0, 10)
+            assert [s.id for s in zeros] == [0]
 
     async def test_expired_trash_goes(self, meta: Meta) -> None:
         d, _ = await meta.mkdir(ROOT, b"d")

@@ -21,6 +21,7 @@ from tests.conformance.volume.namespace import Namespace
 from tests.conformance.volume.publish import Publishing
 from tests.conformance.volume.quotas import Quotas
 from tests.conformance.volume.ranges import Ranges
+from tests.conformance.volume.sharing import Sharing
 from tests.conformance.volume.trash import Trash
 from tests.conformance.volume.trees import Trees
 
@@ -38,6 +39,7 @@ class VolumeSuite(
     Trash,
     Trees,
     Jobs,
+    Sharing,
     Concurrency,
     ChangeLog,
 ):
