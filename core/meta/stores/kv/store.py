@@ -26,6 +26,7 @@ from core.meta.stores.kv.driver import KVDriver, Pair, Range, SnapshotGone, TooL
 from core.meta.stores.kv.guesses import Guesses
 from core.meta.stores.kv.keys import KeyCodec
 from core.meta.stores.kv.overlay import Later, Overlay
+from core.meta.stores.kv.turns import Turns
 from core.meta.stores.kv.walking import Walk
 
 #: How often a group is tried against clients that are faster (semantics §1.6); its members don't notice.
@@ -45,7 +46,8 @@ class KVStore(RecordStore):
         self.codec = codec
         self._guesses = Guesses()
         self._pages: dict[tuple[int, bytes, int], list[bytes]] = {}  # listing -> node keys of last time
-        self._commits: Batcher[Change, Any] = Batcher(self._run)
+        self._turns = Turns()
+        self._commits: Batcher[Change, Any] = Batcher(self._run_in_turn)
 
     @property
     def trips(self) -> int:
@@ -86,6 +88,7 @@ class KVStore(RecordStore):
         singles = {key: codec.encode(key) for key in keys if key not in groups}
         if not keys:
             return []
+        await self._turns.before_reading()
         wanted, places = list(dict.fromkeys(singles.values())), list(dict.fromkeys(groups.values()))
         places = [place for place in places if place.start < place.end]  # chunks(ino, 0)
         values, ranges = await self._fetch(wanted, places)
@@ -187,7 +190,7 @@ class KVStore(RecordStore):
                 if key is None:
                     continue
                 # An xattr without bytes can't be read (format §6.3), but it is there, and belongs into a dump.
-                record = value if kind == k.XATTR else v.decode(key, value)
+                record: Any = value if kind == k.XATTR else v.decode(key, value)
                 if record is None or record == {}:
                     continue
                 if kind == k.SLICEREF and start is not None and record > start:
@@ -239,8 +242,10 @@ class KVStore(RecordStore):
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
         change = Commit(self.codec, checks, writes, blind_wipe=self.driver.limits.blind_wipe)
         try:
-            outcome: Outcome = await self._commits.submit(change)
+            outcome: Outcome = await (self._in_own_turn(change) if self._turns.take() else self._commits.submit(change))
+            self._turns.won()
         except Conflict as lost:
+            self._turns.lost()
             if lost.found is None and lost.key is not None and lost.key[0] == k.ENTRY:
                 lost.found = await self._what_is_there(lost.key)
             raise lost from None
@@ -260,6 +265,19 @@ class KVStore(RecordStore):
         return won
 
     # -- groups --------------------------------------------------------------------------------------------------
+
+    async def _run_in_turn(self, changes: Sequence[Change]) -> list[Any]:
+        async with self._turns.group():
+            return await self._run(changes)
+
+    async def _in_own_turn(self, change: Change) -> Any:
+        """Commit for a task that has lost often; nobody else's group is under way."""
+        run = asyncio.ensure_future(self._run([change]))
+        run.add_done_callback(lambda _: self._turns.end())
+        (answer,) = await asyncio.shield(run)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     async def _run(self, changes: Sequence[Change]) -> list[Any]:
         """Answers of a group; it takes several transactions if its members don't fit into one."""
