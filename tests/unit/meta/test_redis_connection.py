@@ -16,7 +16,10 @@ import pytest
 
 from core.errors import Conflict, MetaError
 from core.meta import keys as k
-from core.meta.store import ADD, PUT, RecordStore
+from core.meta.format import new_format
+from core.meta.lockranges import Range
+from core.meta.meta import Meta, init_format
+from core.meta.store import ADD, PUT, RecordStore, Tx
 from core.meta.stores.redis import RedisStore, wire as wire_module
 from tests.conformance.recordstore.helpers import attr
 from tests.servers.process import free_port
@@ -116,6 +119,7 @@ async def test_a_commit_whose_connection_is_cut_is_reported_and_never_repeated(
             await store.commit([], [(ADD, MARK, 1)])
         text = str(caught.value)
         assert caught.value.retryable
+        assert caught.value.uncertain
         assert caught.value.errno == errno.EIO
         assert f"127.0.0.1:{proxy.port}" in text
         assert "may or may not have happened" in text
@@ -124,6 +128,50 @@ async def test_a_commit_whose_connection_is_cut_is_reported_and_never_repeated(
         assert await count(store) == applied
         await store.commit([], [(ADD, MARK, 1)])  # the store goes on
         assert await count(store) == applied + 1
+
+
+async def test_a_lost_answer_is_cleared_up_by_what_was_written(server: RedisServer) -> None:
+    """`transact` looks: a record that only this client can have written proves its commit."""
+    async with Proxy(server.port) as proxy, opened(proxy.url(2)) as store:
+        await store.wipe()
+
+        async def body(tx: Tx) -> None:
+            tx.put(k.symlink(5), b"mine")
+            tx.add(MARK, 1)
+
+        proxy.mute = True
+        await store.transact(body)
+        assert await store.read(k.symlink(5), MARK) == [b"mine", 1]
+        await store.wipe()
+        proxy.swallow = True
+        with pytest.raises(MetaError) as caught:
+            await store.transact(body)
+        assert caught.value.uncertain
+        assert await store.read(k.symlink(5), MARK) == [None, 0]
+
+
+@pytest.mark.parametrize("where", ["swallow", "mute"])
+async def test_a_lock_whose_answer_was_lost_is_held_once(server: RedisServer, where: str) -> None:
+    """Only its owner writes it, so a second look tells, and whoever waited learns of the release as well."""
+    async with Proxy(server.port) as proxy, opened(proxy.url(9)) as store:
+        await store.wipe()
+        fmt = new_format("locks", bucket="/nowhere/")
+        await init_format(store, fmt, 1_800_000_000 * 10**9)
+        meta = Meta(store, fmt)
+        await meta.new_session("here", heartbeat_s=0)
+        setattr(proxy, where, True)
+        await meta.setlk(1, 1, "W", 0, 9, 5)  # its read is lost, and read again
+        await meta.setlk(1, 1, "W", 20, 29, 5)
+        setattr(proxy, where, True)
+        await meta.setlk(1, 1, "W", 5, 24, 5)  # its commit: what the table holds is known, nothing is read
+        assert (await meta.list_locks(1)).plocks == {(meta.sid, 1): [Range("W", 5, 0, 29)]}
+        waiter = asyncio.create_task(meta.setlk(1, 2, "R", 0, 9, 5, block=True))
+        await asyncio.sleep(0)
+        setattr(proxy, where, True)
+        await meta.setlk(1, 1, "U", 0, 99, 5)
+        await waiter
+        assert (await meta.list_locks(1)).plocks == {(meta.sid, 2): [Range("R", 5, 0, 9)]}
+        await meta.end_session()
 
 
 async def test_reads_and_allocations_survive_a_cut(server: RedisServer) -> None:

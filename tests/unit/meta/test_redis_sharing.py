@@ -7,6 +7,7 @@ The other client is plain redis-py. Also here: the exact stored forms that such 
 from __future__ import annotations
 
 import asyncio
+import errno
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -17,8 +18,10 @@ import pytest
 import redis.asyncio as plain
 from redis.exceptions import WatchError
 
-from core.errors import Conflict, MetaError
+from core.errors import Conflict, FsError, MetaError
 from core.meta import keys as k
+from core.meta.format import new_format
+from core.meta.meta import Meta, init_format
 from core.meta.records import (
     DIRECTORY,
     FILE,
@@ -33,7 +36,7 @@ from core.meta.records import (
     encode_entry,
     encode_slice,
 )  # fmt: skip
-from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, PATCH, PUT, PUT_NEW, Tx, Write
+from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, LOG, PATCH, PUT, PUT_NEW, Tx, Write
 from core.meta.stores.redis import RedisStore
 from tests.conformance.recordstore.helpers import T0, attr, directory
 from tests.servers.redis import PASSWORD, RedisServer
@@ -86,6 +89,7 @@ WRITES: dict[str, tuple[list[Write], list[str]]] = {
     "flock again": ([(PUT, k.flocks(5), {(1, 1): "R"})], ["lockf5"]),
     "unlock": ([(PUT, k.flocks(5), {})], ["lockf5"]),
     "plock": ([(PUT, k.plocks(5), {(3, 4): bytes(24)})], ["lockp5"]),
+    "change log": ([(LOG, (k.CHANGELOG,), b"1.0|SET(a,1)|(1,1)")], ["txnLog", "txnLastLog"]),
     "session": ([(PUT, k.session(3), 5), (PUT, k.sessioninfo(3), b"{}")], ["allSessions", "sessionInfos"]),
     "delayed slices": ([(DELETE, k.delslices(3, 4), None)], ["delSlices"]),
 }
@@ -216,6 +220,108 @@ async def test_lock_index_names_every_table_a_session_holds_locks_in(store: Redi
     assert await other.keys() == []
 
 
+async def test_locks_are_taken_and_seen_by_both_kinds_of_clients(store: RedisStore, other: plain.Redis) -> None:
+    """Theirs: commands of format §4.6. A shared flock of theirs isn't in `locked<sid>`, ours is."""
+    fmt = new_format("shared", bucket="/nowhere/")
+    await init_format(store, fmt, T0)
+    meta = Meta(store, fmt)
+    await meta.new_session("ours", heartbeat_s=0)
+    ino, _ = await meta.mknod(1, b"f", FILE, 0o644)
+    locks, ranges, index = f"lockf{ino}", f"lockp{ino}", f"locked{meta.sid}"
+
+    await meta.flock(ino, 0xAB, "R")
+    assert await other.hgetall(locks) == {f"{meta.sid}_00000000000000AB".encode(): b"R"}
+    assert await other.smembers(index) == {locks.encode()}
+    await other.hset(locks, "77_0000000000000001", "R")
+    with pytest.raises(FsError) as caught:
+        await meta.flock(ino, 0xAB, "W")
+    assert caught.value.errno == errno.EAGAIN
+    await other.hdel(locks, "77_0000000000000001")
+    await meta.flock(ino, 0xAB, "W")
+    assert await other.hvals(locks) == [b"W"]
+    await meta.flock(ino, 0xAB, "U")
+    assert await other.exists(locks, index) == 0
+
+    await meta.setlk(ino, 1, "W", 0, 2**63 - 1, 42)
+    await meta.setlk(ino, 1, "R", 10, 19, 42)
+    record = struct.Struct(">IIQQ")
+    (raw,) = await other.hvals(ranges)
+    assert list(record.iter_unpack(raw)) == [(1, 42, 0, 9), (0, 42, 10, 19), (1, 42, 20, 2**63 - 1)]
+    assert await other.smembers(index) == {ranges.encode()}
+    await meta.setlk(ino, 1, "U", 0, 2**63 - 1, 42)
+    assert await other.exists(ranges, index) == 0
+    await other.hset(ranges, "77_FFFFFFFFFFFFFFFF", record.pack(1, 7, 100, 199))
+    assert await meta.getlk(ino, 1, "R", 0, 150) == ("W", 100, 199, 0)
+    await meta.setlk(ino, 1, "W", 0, 99, 42)
+
+    # They die; what they never indexed is found all the same. Then we go, with nothing left behind.
+    await other.hset(locks, "77_0000000000000001", "R")
+    await other.sadd("locked77", ranges)
+    await other.zadd("allSessions", {"77": 1})
+    assert await meta.clean_stale_sessions() == 1
+    assert await other.exists(locks, "locked77") == 0
+    await meta.end_session()
+    assert [key async for key in other.scan_iter("lock*")] == []
+
+
+async def test_the_change_log_is_a_list_counted_from_its_end(store: RedisStore, other: plain.Redis) -> None:
+    await other.rpush("txnLog", "theirs 8", "theirs 9")  # the first seven were cut off long ago
+    await other.set("txnLastLog", 9)
+    await store.commit([], [(LOG, (k.CHANGELOG,), b"ours 10"), (PUT, k.symlink(1), b"x"), (LOG, (k.CHANGELOG,), b"11")])
+    assert await other.lrange("txnLog", 0, -1) == [b"theirs 8", b"theirs 9", b"ours 10", b"11"]
+    assert await other.get("txnLastLog") == b"11"
+    lines = [(key[1], line) async for key, line in store.scan(k.CHANGELOG)]
+    assert lines == [(8, b"theirs 8"), (9, b"theirs 9"), (10, b"ours 10"), (11, b"11")]
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG, 9)] == [10, 11]
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG, 11)] == []
+    assert [await store.trim_log(upto) for upto in (7, 8, 8, 2**40)] == [0, 1, 0, 3]
+    assert await other.exists("txnLog") == 0
+    await store.commit([], [(LOG, (k.CHANGELOG,), b"12")])
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG)] == [12]
+
+
+async def test_a_long_change_log_is_read_and_trimmed_in_pages(
+    store: RedisStore, other: plain.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.meta.stores.redis.store.LOG_LINES", 7)
+    for at in range(1, 41, 20):
+        await store.commit([], [(LOG, (k.CHANGELOG,), b"%d" % i) for i in range(at, at + 20)])
+    seen = []
+    async for key, line in store.scan(k.CHANGELOG, 3):
+        seen.append(key[1])
+        assert line == b"%d" % key[1]
+        if key[1] == 12:  # somebody trims while we read: nothing is skipped but what is gone
+            assert await store.trim_log(20) == 20
+    assert seen == [*range(4, 18 if 17 in seen else 13), *range(21, 41)]
+    assert await store.trim_log(35) == 15
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG)] == [36, 37, 38, 39, 40]
+
+
+async def test_counts_of_very_old_volumes_move_into_the_hash(store: RedisStore, other: plain.Redis) -> None:
+    """Once each count had a key of its own (format §4.3)."""
+    await other.mset({"k1_10": 0, "k2_10": 4, "k3_10": 7, "k4_10": 0, "k5_10": 1})
+    await other.hset("sliceRef", "k3_10", 1)
+    refs = [k.sliceref(i, 10) for i in range(1, 7)]
+    with store.round_trips() as n:
+        assert await store.read(*refs) == [1, 5, 2, 1, 2, None]
+    assert n.count == 1
+    assert {key: count async for key, count in store.scan(k.SLICEREF)} == dict(
+        zip(refs[:5], [1, 5, 2, 1, 2], strict=True)
+    )
+    with pytest.raises(Conflict):
+        await store.commit([(EXACT, refs[1], 1)], [(ADD, refs[1], 1)])
+    out = await store.commit([(EXACT, refs[1], 5)], [
+        (ADD, refs[0], -1), (ADD, refs[1], 1), (ADD, refs[2], -1), (DELETE, refs[3], None), (PUT, refs[4], 9),
+        (ADD, refs[5], 1),
+    ])  # fmt: skip
+    assert out.freed == [(1, 10)]
+    assert await other.hgetall("sliceRef") == {
+        b"k1_10": b"-1", b"k2_10": b"5", b"k3_10": b"0", b"k5_10": b"8", b"k6_10": b"1",
+    }  # fmt: skip
+    assert sorted(await other.keys("k*")) == [b"k3_10", b"k5_10"]  # the hash has precedence over these
+    assert await store.read(*refs) == [0, 6, 1, None, 9, 2]
+
+
 async def test_attributes_of_older_clients_pass_the_checks(store: RedisStore, other: plain.Redis) -> None:
     """Without padding, without parent, with bytes of a later version (format §2)."""
     full = attr(access_acl=7, tier=2, nlink=3)
@@ -272,6 +378,9 @@ OBSTACLES: dict[str, tuple[tuple[Any, ...], Write]] = {
     "quota": (("HSET", "dirQuotaUsedSpace", "7", "x"), (ADD, k.quota(0, 7), (1, 1))),
     "sorted set": (("SET", "delfiles", "x"), (PUT, k.delfile(7, 1), 5)),
     "set": (("SET", "session7", "x"), (PUT, k.sustained(7, 1), True)),
+    "change log": (("SET", "txnLog", "x"), (LOG, (k.CHANGELOG,), b"x")),
+    "change log's counter": (("HSET", "txnLastLog", "a", "b"), (LOG, (k.CHANGELOG,), b"x")),
+    "old reference text": (("SET", "k1_2", "x"), (ADD, k.sliceref(1, 2), 1)),
     "lock table": (("SET", "lockf7", "x"), (PUT, k.flocks(7), {(1, 1): "R"})),
     "lock index": (("SET", "locked1", "x"), (PUT, k.flocks(7), {(1, 1): "R"})),
     "attribute": (("SET", "i7", "short"), (PATCH, k.node(7), NodePatch(1))),

@@ -6,7 +6,8 @@ letter each, the key prefix, then their operands in order. `writing.py` produces
 
 Redis doesn't roll a script back, so nothing may fail once something was written: a first pass over the writes reads
 each key with a command of its type (a wrong type ends the script there), and proves that what is added to is a
-number. After the first write the server itself refuses no more (memory, read-only, disk checks come before it).
+number. After the first write the server itself refuses no more (memory, read-only, disk checks come before it); that
+the user has the right to every command is proven by the first commit, on a key that exists for nobody else ("~").
 
 Lua numbers are doubles: inodes, slice ids and times pass through as bytes or decimal text, never as numbers. Only
 link counts, seconds of zset scores and the sign of a reference count are looked at as numbers.
@@ -22,6 +23,8 @@ COMMIT: Final = r"""
 local call, sub, byte, find, match = redis.call, string.sub, string.byte, string.find, string.match
 local K, A = KEYS, ARGV
 local checks, writes, P = A[1], A[2], A[3]
+local prove = sub(checks, 1, 1) == '!'
+if prove then checks = sub(checks, 2) end
 local k, a = 0, 3
 local Z8 = '\0\0\0\0\0\0\0\0'
 local typed = {}
@@ -165,6 +168,24 @@ end
 -- While a cluster moves our slot to another node, keys that are missing here can't be used, not even those that this
 -- script itself has just emptied. Looking for one that never exists ends the script before it has written anything.
 if #writes > 0 and P ~= '' then call('EXISTS', P .. '~') end
+
+-- The first commit of a client proves that its user may run each command that writes. Each pair leaves nothing behind.
+if prove then
+  for _, c in ipairs({
+    {'SETRANGE', '0', ''}, {'DEL'}, {'SET', '1'}, {'INCRBY', '0'}, {'INCR'}, {'DEL'}, {'HSET', 'a', '1'},
+    {'HSETNX', 'a', '1'}, {'HINCRBY', 'a', '0'}, {'HDEL', 'a'}, {'RPUSH', 'a'}, {'LTRIM', '1', '0'}, {'SADD', 'a'},
+    {'SREM', 'a'}, {'ZADD', '1', 'a'}, {'ZREM', 'a'},
+  }) do
+    local reply = redis.pcall(c[1], P .. '~', unpack(c, 2))
+    if type(reply) == 'table' and reply.err then
+      -- Memory is full: the server asks only once per script, and the commit's own first write has to be the one.
+      if find(reply.err, 'OOM') then break end
+      redis.pcall('DEL', P .. '~')
+      if not find(reply.err, 'executing the script') and not find(reply.err, 'NOPERM') then return reply end
+      return redis.error_reply('NOPERM the user may not run ' .. c[1])
+    end
+  end
+end
 
 -- Pass one over the writes: nothing below may fail in pass two.
 local k0, a0 = k, a
@@ -363,7 +384,7 @@ for i = 1, #writes do
     call('HINCRBY', key, A[a - 1], A[a])
   elseif op == 's' then
     a = a + 1
-    call('SETNX', key, A[a])
+    call('SET', key, A[a], 'NX')
   elseif op == 'l' then
     a = a + 1
     call('DEL', key)

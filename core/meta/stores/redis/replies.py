@@ -49,6 +49,8 @@ def code_of(text: str) -> str:
         return found[1]
     if word == "ERR" and _AUTH_OLD.search(text):
         return "WRONGPASS"
+    if word == "ERR" and "user executing the script" in text:
+        return "NOPERM"
     # In a script: of a slot that is on its way to another node, this key isn't here, or not any more.
     return "TRYAGAIN" if word == "ERR" and "non local key" in text else word
 

@@ -76,6 +76,7 @@ class RedisStore(RecordStore):
         self._fixed_prefix = prefix
         self._prefix = prefix or ""
         self._listings = Listings(listing_bytes)
+        self._proven = False  # this user may run every command that a commit may need
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -307,11 +308,14 @@ class RedisStore(RecordStore):
         program = Program.build(self._prefix, checks, writes)
         self.trips += 1
         try:
-            reply = await self._connection.run(scripts.COMMIT, program.keys, program.operands(), resend=not writes)
+            prove = bool(writes) and not self._proven
+            operands = program.operands(prove)
+            reply = await self._connection.run(scripts.COMMIT, program.keys, operands, resend=not writes)
         finally:
             for ino in program.dirs:
                 self._listings.drop(ino)
         if reply == 1:
+            self._proven = self._proven or prove
             return NOTHING
         if isinstance(reply, int):
             key = program.key_of(-reply, checks, writes)
@@ -328,7 +332,7 @@ class RedisStore(RecordStore):
         key = self._prefix + key
         commands: list[Command] = [("INCRBY", key, count)]
         if missing:
-            commands.insert(0, ("SETNX", key, missing))
+            commands.insert(0, ("SET", key, missing, "NX"))
         self.trips += 1
         # Sent again after a loss: at worst a batch of numbers is never used.
         last = (await self._connection.transaction(commands))[-1]

@@ -67,9 +67,9 @@ class Program:
                 program.keys.append(name)
         return program
 
-    def operands(self) -> list[Any]:
-        """ARGV of the script."""
-        return ["".join(self.checks), "".join(self.writes), self.prefix, *self.args]
+    def operands(self, prove: bool) -> list[Any]:
+        """ARGV of the script. prove: look first whether the user may run every command that a commit may need."""
+        return ["".join(["!" if prove else "", *self.checks]), "".join(self.writes), self.prefix, *self.args]
 
     def key_of(self, number: int, checks: Sequence[Check], writes: Sequence[Write]) -> Key:
         """Which record operation `number` (1-based, as the script replies) was about."""
