@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from core.meta.stores.sql.rows import NULLABLE, RowKind
-from core.meta.stores.sql.tables import TABLES
+from core.meta.stores.sql.rows import KINDS, NULLABLE, RowKind
+from core.meta.stores.sql.tables import TABLES, Type
 
 #: Rows and bytes of one statement. A packet holds many statements; what is larger than a packet goes in several.
 MOST_ROWS: Final = 500
 MOST_BYTES: Final = 1 << 20
 
+_INTEGERS: Final = (Type.INT32, Type.INT64, Type.SERIAL32, Type.SERIAL64)
 #: What NULL means in the columns of a rule (format §5.4), and in those that older clients left empty.
 _ABSENT: Final = {
     **dict.fromkeys(NULLABLE, b"0"),
@@ -56,6 +57,12 @@ class Names:
         self.table = {name: b"`%s%s`" % (prefix.encode(), name.encode()) for name in TABLES}
         # Locking reads must not wander: with few rows the optimiser prefers to read, and lock, all of them.
         self._hint = dict.fromkeys(TABLES, b" FORCE INDEX (PRIMARY)")
+        #: Rows of numbers alone are formatted at once; the longest ones, of nodes, are.
+        self._formats = {
+            kind.name: b"(%s)" % b",".join([b"%d"] * len(kind.keys + kind.values))
+            for kind in KINDS.values()
+            if all(TABLES[kind.table].column(c).type in _INTEGERS for c in kind.keys + kind.values)
+        }
         self._text = {(t.name, c.name) for t in TABLES.values() for c in t.columns if c.is_text}
 
     def use_index(self, table: str, name: str) -> None:
@@ -71,6 +78,9 @@ class Names:
 
     def values(self, kind: RowKind, row: Sequence[Any]) -> bytes:
         """(…) of a row of key and value columns."""
+        form = self._formats.get(kind.name)
+        if form is not None:
+            return form % tuple(row)
         columns = kind.keys + kind.values
         return b"(%s)" % b",".join([self.value(kind.table, c, v) for c, v in zip(columns, row, strict=True)])
 

@@ -102,21 +102,32 @@ class Queries:
     # -- walking ------------------------------------------------------------------------------------------------
 
     def walk(self, base: int, names: Sequence[bytes]) -> bytes:
-        """Rows (depth, type, inode, NODE_COLUMNS): the start has depth 0, and a name that leads nowhere no row."""
-        start = b"SELECT 0,0,n.inode,%s FROM %s n WHERE n.inode=%d" % (_NODE, self._node, base)
-        if len(names) <= 1:
-            return start + b"".join([
-                b" UNION ALL SELECT 1,e.type,e.inode,%s FROM %s e LEFT JOIN %s n ON n.inode=e.inode"
-                b" WHERE e.parent=%d AND e.name=%s" % (_NODE, self._edge, self._node, base, literal(name))
-                for name in names
-            ])  # fmt: skip
-        # Measured against a join per name, nested sub-queries and session variables: the same for one name, and the
-        # only one whose cost doesn't grow with the depth.
+        """Rows (0, depth, type, inode, NODE_COLUMNS) of one short walk: the start has depth 0."""
+        start = b"SELECT 0,0,0,n.inode,%s FROM %s n WHERE n.inode=%d" % (_NODE, self._node, base)
+        return start + b"".join([
+            b" UNION ALL SELECT 0,1,e.type,e.inode,%s FROM %s e LEFT JOIN %s n ON n.inode=e.inode"
+            b" WHERE e.parent=%d AND e.name=%s" % (_NODE, self._edge, self._node, base, literal(name))
+            for name in names
+        ])  # fmt: skip
+
+    def walks(self, walks: Sequence[tuple[int, Sequence[bytes]]]) -> bytes:
+        """Rows (number of the walk, depth, type, inode, NODE_COLUMNS); a name that leads nowhere gives none.
+
+        Measured against a join per name, nested sub-queries and session variables: a recursive query is the only one
+        whose cost doesn't grow with the depth, and it takes many walks at once.
+        """
+        if len(walks) == 1 and len(walks[0][1]) <= 1:
+            return self.walk(*walks[0])
+        starts, names = [], list[bytes]()
+        for number, (base, path) in enumerate(walks):
+            starts.append(b"SELECT %d,%d,%d,0,0,CAST(%d AS SIGNED)" % (number, len(names), len(path), base))
+            names += map(literal, path)
         return (
-            b"WITH RECURSIVE w (d, kind, ino) AS (SELECT 0, 0, CAST(%d AS SIGNED) UNION ALL"
-            b" SELECT w.d+1, e.type, e.inode FROM w JOIN %s e ON e.parent=w.ino AND e.name=ELT(w.d+1,%s))"
-            b" SELECT w.d,w.kind,w.ino,%s FROM w LEFT JOIN %s n ON n.inode=w.ino ORDER BY w.d"
-            % (base, self._edge, b",".join(map(literal, names)), _NODE, self._node)
+            b"WITH RECURSIVE w (i, first, many, d, kind, ino) AS (%s UNION ALL"
+            b" SELECT w.i, w.first, w.many, w.d+1, e.type, e.inode FROM w JOIN %s e"
+            b" ON e.parent=w.ino AND e.name=ELT(w.first+w.d+1,%s) WHERE w.d<w.many)"
+            b" SELECT w.i,w.d,w.kind,w.ino,%s FROM w LEFT JOIN %s n ON n.inode=w.ino"
+            % (b" UNION ALL ".join(starts), self._edge, b",".join(names) or b"''", _NODE, self._node)
         )
 
     def end_of_walk(self, base: int, names: Sequence[bytes]) -> bytes:
@@ -161,14 +172,14 @@ def node_or_none(row: Sequence[Any]) -> Attr | None:
 
 def resolved(rows: Sequence[Row], length: int, xattrs: Sequence[Any] | None, chunk: Sequence[Row] | None) -> Resolved:
     """The answer of a walk of `length` names. The database walks on behind what is no directory; we don't."""
-    by_depth = {row[0]: row for row in rows}
-    base = node_or_none(by_depth[0][3:]) if 0 in by_depth else None
+    by_depth = {row[1]: row for row in rows}
+    base = node_or_none(by_depth[0][4:]) if 0 in by_depth else None
     steps: list[Step] = []
     attr = base
     for depth in range(1, length + 1):
         if attr is None or attr.type != DIRECTORY or depth not in by_depth:
             break
-        _, kind, ino, *node = by_depth[depth]
+        _, _, kind, ino, *node = by_depth[depth]
         attr = node_or_none(node)
         steps.append(Step(Entry(kind, ino), attr))
     whole = len(steps) == length and attr is not None

@@ -50,10 +50,11 @@ _OLDEST: Final = {"mysql": (8, 0), "mariadb": (10, 2)}
 
 
 class _Question(NamedTuple):
-    """One caller's read: keys, or statements of its own."""
+    """One caller's read: keys, or a walk, or statements of its own; statements go with a walk, too."""
 
-    keys: Sequence[Key]
-    texts: Sequence[bytes]
+    keys: Sequence[Key] = ()
+    texts: Sequence[bytes] = ()
+    walk: tuple[int, Sequence[bytes]] | None = None
 
 
 class MySQLStore(RecordStore):
@@ -78,7 +79,7 @@ class MySQLStore(RecordStore):
         self._turns = Turns(self._committer.drain)
         self._scanner = Scanner(self._names, self._ask_one)
         self._reads: Batcher[_Question, list[Any]] = Batcher(
-            self._read_batch, most=_MOST_READS, in_flight=_PACKETS, weight=lambda q: len(q.keys) + len(q.texts)
+            self._read_batch, most=_MOST_READS, in_flight=_PACKETS, weight=_weight
         )
         self._ready = False
 
@@ -192,7 +193,7 @@ class MySQLStore(RecordStore):
         if not keys:
             return []
         self.trips += 1
-        return await self._reads.submit(_Question(keys, ()))
+        return await self._reads.submit(_Question(keys))
 
     async def resolve(
         self, base: int, names: Sequence[bytes], *, xattrs: bool = False, chunk: bool = False
@@ -200,13 +201,12 @@ class MySQLStore(RecordStore):
         self.trips += 1
         if len(names) > WALK_AT_ONCE:
             return await self._resolve_far(base, names, xattrs, chunk)
-        queries = self._queries
-        texts = [queries.walk(base, names)]
+        texts = []
         if xattrs or chunk:
-            end = queries.end_of_walk(base, names)
-            texts += [queries.xattrs_at(end)] if xattrs else []
-            texts += [queries.first_chunk_at(end)] if chunk else []
-        found = await self._ask(*texts)
+            end = self._queries.end_of_walk(base, names)
+            texts += [self._queries.xattrs_at(end)] if xattrs else []
+            texts += [self._queries.first_chunk_at(end)] if chunk else []
+        found = await self._reads.submit(_Question((), texts, (base, names)))
         if not found:
             return Resolved(None, [], None, None)
         return resolved(found[0], len(names), found[1] if xattrs else None, found[-1] if chunk else None)
@@ -247,10 +247,15 @@ class MySQLStore(RecordStore):
             return list[list[Any] | BaseException](plan.answers())
         shaped = self._queries.statements(plan)
         texts = [statement for _, statement in shaped]
-        snapshot = len(texts) > 1
+        walks = [question.walk for question in questions if question.walk is not None]
+        if walks:
+            texts.append(self._queries.walks(walks))
+        first = at = len(texts)
+        # Whoever needs several statements gets one snapshot for all of them.
+        snapshot = len(shaped) > 1
         for question in questions:
             texts += question.texts
-            snapshot = snapshot or len(question.texts) > 1
+            snapshot = snapshot or len(question.texts) + (question.walk is not None) > 1
         if not texts:  # names that can't exist
             return list[list[Any] | BaseException](plan.answers())
         if snapshot:
@@ -258,14 +263,19 @@ class MySQLStore(RecordStore):
         results = (await self._execute(texts, "reading"))[int(snapshot) :]
         for (shape, _), result in zip(shaped, results, strict=False):
             plan.take(shape, result.rows)
-        at = len(shaped)
+        steps: list[list[Row]] = [[] for _ in walks]
+        if walks:
+            for row in results[first - 1].rows:
+                steps[row[0]].append(row)
+        walked = iter(steps)
         answers: list[list[Any] | BaseException] = []
         for question, values in zip(questions, plan.answers(), strict=True):
-            if question.texts:
-                answers.append([result.rows for result in results[at : at + len(question.texts)]])
-                at += len(question.texts)
-            else:
-                answers.append(values)
+            answer: list[Any] = values if question.keys else []
+            if question.walk is not None:
+                answer.append(next(walked))
+            answer += [result.rows for result in results[at : at + len(question.texts)]]
+            at += len(question.texts)
+            answers.append(answer)
         return answers
 
     async def _execute(
@@ -351,3 +361,7 @@ class MySQLStore(RecordStore):
             if result.found < _TRIM_AT_ONCE:
                 return removed
             await asyncio.sleep(0)
+
+
+def _weight(question: _Question) -> int:
+    return len(question.keys) + len(question.texts) + (len(question.walk[1]) if question.walk else 0)
