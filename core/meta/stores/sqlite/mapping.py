@@ -8,28 +8,35 @@ derived from others (parents, occupied) have their statements in `Texts`. Facts:
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from core.errors import MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
-from core.meta.records import Attr, DirStat, Entry, NodePatch, Quota
-
-Row = tuple[Any, ...]
-
-NODE_COLUMNS: Final = (
-    "type", "mode", "uid", "gid", "atime", "mtime", "ctime", "nlink", "length", "rdev", "parent", "flags",
-    "access_acl_id", "default_acl_id", "tier_id", "atimensec", "mtimensec", "ctimensec",
+from core.meta.records import DirStat, Entry, Quota
+from core.meta.stores.sql.rows import (
+    COUNTER_OFFSET,
+    COUNTER_START,
+    NODE_COLUMNS,
+    SEQUENCES,
+    Patch,
+    Row,
+    identity,
+    merge_patch,
+    pack_acl,
+    pack_attr,
+    pack_patch as pack_times,
+    signed,
+    unpack_acl,
+    unpack_attr,
+    unsigned,
 )  # fmt: skip
 
-#: "Next free" minus what is stored, for id counters whose row holds the last id used (format §1.9).
-COUNTER_OFFSET: Final = {"nextSession": 1, "nextTrash": 1, "aclMaxId": 1, "krbTokenMaxId": 1}
-#: What a missing row means, as stored.
-COUNTER_START: Final = {"nextInode": 2, "nextChunk": 1}
-#: Ids that SQL engines draw from a table's own sequence, not from a counter row.
-SEQUENCES: Final = {"aclMaxId": "acl", "krbTokenMaxId": "delegation_token"}
+# Conversions that all SQL engines share, under the name by which this package knows them.
+__all__ = [
+    "COUNTER_OFFSET", "COUNTER_START", "Kind", "Texts", "build_kinds", "identity", "kind_of", "merge_patch",
+    "pack_attr", "pack_patch", "signed", "unpack_attr", "unsigned",
+]  # fmt: skip
 
 
 class Kind(NamedTuple):
@@ -50,86 +57,9 @@ class Kind(NamedTuple):
     unpack: Callable[[Row], Any]
 
 
-def split_ns(ns: int) -> tuple[int, int]:
-    """Nanoseconds → microseconds and rest, truncated toward zero (format §5.4)."""
-    if ns >= 0:
-        return divmod(ns, 1000)
-    micro, rest = divmod(-ns, 1000)
-    return -micro, -rest
-
-
-def pack_attr(a: Attr) -> Row:
-    at, an = split_ns(a.atime_ns)
-    mt, mn = split_ns(a.mtime_ns)
-    ct, cn = split_ns(a.ctime_ns)
-    return (
-        a.type, a.mode, a.uid, a.gid, at, mt, ct, a.nlink, a.length, a.rdev, a.parent, a.flags,
-        a.access_acl, a.default_acl, a.tier, an, mn, cn,
-    )  # fmt: skip
-
-
-def unpack_attr(row: Row) -> Attr:
-    kind, mode, uid, gid, at, mt, ct, nlink, length, rdev, parent, flags, acl, default_acl, tier, an, mn, cn = row
-    return Attr(
-        kind, mode, uid, gid, at * 1000 + an, mt * 1000 + mn, ct * 1000 + cn, nlink, length,
-        rdev or 0, parent or 0, flags, acl or 0, default_acl or 0, tier or 0,
-    )  # fmt: skip
-
-
-def identity(a: Attr) -> Row:
-    """The columns of `Texts.identity`, from a record."""
-    return (a.type, a.mode, a.uid, a.gid, a.flags, a.parent, a.access_acl, a.default_acl, a.tier)
-
-
-def pack_patch(p: tuple[int, int | None, int | None], ino: int) -> Row:
+def pack_patch(p: Patch, ino: int) -> Row:
     """Parameters of `Texts.patch`."""
-    nlink, mtime, ctime = p
-    mt, mn = (None, None) if mtime is None else split_ns(mtime)
-    ct, cn = (None, None) if ctime is None else split_ns(ctime)
-    return (nlink, mt, mn, ct, cn, ino)
-
-
-def merge_patch(old: tuple[int, int | None, int | None], new: NodePatch) -> tuple[int, int | None, int | None]:
-    return (
-        old[0] + new.nlink,
-        old[1] if new.mtime_ns is None else new.mtime_ns,
-        old[2] if new.ctime_ns is None else new.ctime_ns,
-    )
-
-
-_FOUR = struct.Struct(">HHHH")
-_COUNT = struct.Struct(">I")
-UNDEFINED: Final = 0xFFFF
-
-
-def pack_acl(rule: bytes) -> Row:
-    """Binary rule → columns: the four classes, and the named lists without their counts (format §1.12, §5.3)."""
-    try:
-        owner, group, mask, other = _FOUR.unpack_from(rule)
-        (users,) = _COUNT.unpack_from(rule, 8)
-        at = 12 + 6 * users
-        (groups,) = _COUNT.unpack_from(rule, at)
-        if len(rule) != at + 4 + 6 * groups:
-            raise ValueError(f"{len(rule)} bytes, expected {at + 4 + 6 * groups}")
-    except (struct.error, ValueError) as e:
-        raise MetaError(f"malformed ACL rule: {e}") from e
-    return (owner, group, mask, other, rule[12:at], rule[at + 4 :])
-
-
-def unpack_acl(row: Row) -> bytes:
-    owner, group, mask, other, users, groups = row
-    users, groups = users or b"", groups or b""
-    four = _FOUR.pack(*(UNDEFINED if v is None else v & UNDEFINED for v in (owner, group, mask, other)))
-    return b"".join((four, _COUNT.pack(len(users) // 6), users, _COUNT.pack(len(groups) // 6), groups))
-
-
-def signed(owner: int) -> int:
-    """Lock owner u64 → column."""
-    return owner - (1 << 64) if owner >= 1 << 63 else owner
-
-
-def unsigned(column: int) -> int:
-    return column & 0xFFFFFFFFFFFFFFFF
+    return (*pack_times(p), ino)
 
 
 def _first(row: Row) -> Any:
