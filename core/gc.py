@@ -34,11 +34,12 @@ from core.config import parse_duration
 from core.errors import Conflict, FsError, SluiceError
 from core.ledger import Ledger, Row
 from core.meta import keys as k
+from core.meta.compact import Compacted
 from core.meta.data import parse_chunk
 from core.meta.keys import Key
 from core.meta.meta import Meta
-from core.meta.records import TRASH
-from core.meta.store import DELETE, EXACT, PUT, RecordStore
+from core.meta.records import SLICE_BYTES, TRASH
+from core.meta.store import EXACT, PUT, RecordStore
 from core.object.api import ObjectInfo, ObjectStore
 from core.volume import Volume
 
@@ -81,6 +82,7 @@ class GcReport:
     pending: Tally = field(default_factory=Tally)
     leaked: Tally = field(default_factory=Tally)
     skipped: Tally = field(default_factory=Tally)
+    compaction: Compacted | None = None
     stale_sessions: int = 0
     expired_trash: int = 0
     detached: int = 0
@@ -101,15 +103,18 @@ def fence_s() -> float:
 
 
 async def collect(
-    volume: Volume, *, delete: bool = False, threads: int = 10, min_age_s: float = FENCE_S,
+    volume: Volume, *, delete: bool = False, compact: bool = False, threads: int = 10, min_age_s: float = FENCE_S,
     progress: Progress = lambda what, count: None,
 ) -> GcReport:  # fmt: skip
-    """One run over a volume (opened writable if delete). min_age_s 0 is right only if no other client is at work.
+    """One run over a volume (opened writable if delete or compact). min_age_s 0 is right only if no other client is
+    at work. compact: merge every chunk that consists of more than one slice first.
 
     Single failures are collected in the report; a store that can't be reached raises.
     """
     run = _Run(volume, delete, threads, min_age_s, progress)
     await run.metadata()
+    if compact:
+        await run.compact()
     with Ledger(_SCHEMA) as ledger:
         await run.objects(ledger)
     await run.counters()
@@ -172,10 +177,11 @@ class _Run:
         days = self.meta.trash_days
         report.stale_sessions = await _count(store, k.SESSION, lambda _, expiry: expiry < self.now)
         report.expired_trash = await self._expired_trash(24 * days)
+        seen: dict[Key, int] = {}
         report.detached = await self._each(
             "detached directories",
-            (key async for key, when in store.scan(k.DETACHED) if when < self.now - DETACHED_S),
-            lambda key: self._delete_detached(key[1]),
+            self._detached(seen),
+            lambda key: meta.remove_detached(key[1], seen[key]),
         )
         if self.delete:
             await self._tried("stale sessions", meta.clean_stale_sessions())
@@ -211,14 +217,30 @@ class _Run:
             expired += when < self.now - keep_hours * 3600
         return expired
 
-    async def _delete_detached(self, ino: int) -> None:
-        """A tree that a clone built and never attached. Its own node is in no directory."""
-        meta = self.meta
-        await meta.remove_children(ino)
-        await meta.store.commit(
-            [(EXACT, k.occupied(ino), False)],
-            [(DELETE, key, None) for key in (k.node(ino), k.xattrs(ino), k.dirstat(ino), k.detached(ino))],
-        )
+    async def _detached(self, seen: dict[Key, int]) -> AsyncIterator[Key]:
+        """Trees that a clone built and never attached."""
+        async for key, when in self.meta.store.scan(k.DETACHED):
+            if when < self.now - DETACHED_S:
+                seen[key] = when
+                yield key
+
+    async def compact(self) -> None:
+        """Before objects are listed, so that what this makes superfluous is counted as such."""
+        report = self.report.compaction = Compacted()
+
+        async def chunks() -> AsyncIterator[tuple[int, int]]:
+            async for key, raw in self.meta.store.scan(k.CHUNK):
+                report.chunks += 1
+                self._show("chunks read", report.chunks)
+                if len(raw) > SLICE_BYTES:
+                    yield key[1], key[2]
+
+        await self.meta.compact_chunks(
+            chunks(), report, concurrency=self.threads,
+            progress=lambda seen: self._show("chunks compacted", seen.compacted),
+        )  # fmt: skip
+        self.report.failures += report.failures
+        await self._idle()
 
     # -- objects against records ---------------------------------------------------------------------------------
 

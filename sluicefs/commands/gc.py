@@ -38,19 +38,24 @@ _FOUND = (
 @command("gc")
 @meta_argument
 @click.option("--delete", is_flag=True, help="Remove leaked objects, due trash and data of removed files.")
-@option("--threads", "-p", type=click.IntRange(1, 1000), default=10, help="Deletions at the same time.")
+@click.option("--compact", is_flag=True, help="Merge the slices of files that were written in pieces, first.")
+@option("--threads", "-p", type=click.IntRange(1, 1000), default=10, help="Deletions and merges at the same time.")
 @store_override
-def gc_command(meta_url: str, delete: bool, threads: int, **client: Any) -> int:
-    """Find objects that no file uses. Nothing is changed without --delete. JFS_GC_SKIPPEDTIME (3600): seconds for
+def gc_command(meta_url: str, delete: bool, compact: bool, threads: int, **client: Any) -> int:
+    """Find objects that no file uses. Nothing is removed without --delete. JFS_GC_SKIPPEDTIME (3600): seconds for
     which a new object is left alone."""
     young = fence_s()
-    return run(_gc(meta_url, delete, threads, young, volume_options(client)))
+    return run(_gc(meta_url, delete, compact, threads, young, volume_options(client)))
 
 
-async def _gc(meta_url: str, delete: bool, threads: int, young: float, client: dict[str, Any]) -> int:
-    async with opened(meta_url, session=False, read_only=not delete, **client) as volume:
+async def _gc(
+    meta_url: str, delete: bool, compact: bool, threads: int, young: float, client: dict[str, Any]
+) -> int:  # fmt: skip
+    async with opened(meta_url, session=False, read_only=not (delete or compact), **client) as volume:
         progress = _progress if attended() else _quiet
-        report = await collect(volume, delete=delete, threads=threads, min_age_s=young, progress=progress)
+        report = await collect(
+            volume, delete=delete, compact=compact, threads=threads, min_age_s=young, progress=progress
+        )  # fmt: skip
     if attended():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     for failure in report.failures[:100]:
@@ -68,7 +73,10 @@ def document(report: GcReport) -> dict[str, Any]:
         scanned=report.scanned.objects, deleted=report.deleted.objects, deletedBytes=report.deleted.bytes,
         failed=len(report.failures),
     )  # fmt: skip
-    del found["failures"], found["delete"]
+    del found["failures"], found["delete"], found["compaction"]
+    if report.compaction is not None:
+        found["compacted_chunks"] = report.compaction.compacted
+        found["merged_slices"] = report.compaction.removed
     if report.counters is not None:
         names = ("usedSpace", "totalInodes")
         stored, counted = (dict(zip(names, values, strict=True)) for values in report.counters)
@@ -85,6 +93,8 @@ def _text(report: GcReport) -> str:
     if report.counters is not None:
         lines.append("usage counters: {} bytes, {} inodes stored; {} bytes, {} inodes counted".format(
             *report.counters[0], *report.counters[1]))  # fmt: skip
+    if report.compaction is not None:
+        lines.append(f"compacted: {report.compaction.compacted} chunks, {report.compaction.removed} slices fewer")
     if report.delete:
         lines.append(f"deleted: {report.deleted.objects} objects, {format_size(report.deleted.bytes)}")
     return "\n".join(lines)
