@@ -232,7 +232,7 @@ async def test_ranges_longer_than_a_page_and_large_values(server: TiKVServer) ->
     for start in range(0, 4200, 1050):
         await store.commit([], [(PUT, k.chunk(5, n), chunks[n]) for n in range(start, start + 1050)])
     assert (await store.read(k.chunks(5, 4200)))[0] == chunks
-    assert len(await store.read(*(k.chunk(5, n) for n in range(4200)))) == 5000
+    assert len(await store.read(*(k.chunk(5, n) for n in range(4200)))) == 4200
     await store.commit([], [(PUT, k.xattr(6, b"large"), bytes(65536)), (PUT, k.setting(), bytes(1 << 20))])
     assert (await store.read(k.xattr(6, b"large"), k.setting())) == [bytes(65536), bytes(1 << 20)]
     await store.commit([], [(DELETE, k.chunk(5, n), None) for n in range(4200)])
