@@ -33,8 +33,8 @@ from core.meta import acl
 from core.meta.records import DIRECTORY, FILE, INTERNAL_BASE, ROOT, SYMLINK, TRASH, Attr, Slice, encode_slices
 
 _NS: Final = 1_000_000_000
-#: An entry object of anything but a directory, in the usual order of fields: taken whole by the C scanner.
-_LEAF = re.compile(r'\s*\{\s*"attr"\s*:\s*\{[^{}]*?"type"\s*:\s*"(?!directory)')
+#: The next entry if it is no directory and its fields are in the usual order: it is taken whole by the C scanner.
+_LEAF = re.compile(r'\s*(,?)\s*"([^"\\\x00-\x1f]*)"\s*:\s*(?=\{\s*"attr"\s*:\s*\{[^{}]*?"type"\s*:\s*"(?!directory))')
 _QUOTAS: Final = {"Quotas": 0, "UserQuotas": 1, "GroupQuotas": 2}
 _TICK: Final = 1000
 
@@ -160,10 +160,12 @@ class JsonReader:
         while stack:
             if not stack[-1].started:
                 self._field(stack[-1])
+                count += 1
             else:
+                count += self._leaves(stack[-1])
                 self._entry(stack[-1])
-            count += 1
-            if count % _TICK == 0:
+            if count >= _TICK:
+                count = 0
                 self._scratch.settle()
                 await turn()
         self._scratch.settle()
@@ -231,6 +233,21 @@ class JsonReader:
             return True
         return False
 
+    def _leaves(self, folder: _Directory) -> int:
+        """The fast way over many files; stops at whatever needs a closer look, after a while, or where the window ends."""
+        scan, count = self._scan, 0
+        while count < _TICK and (found := _LEAF.match(scan.text, scan.at)) is not None:
+            if bool(found[1]) != bool(folder.fields["entries"]):
+                break
+            name = unescape(found[2])
+            if wrong := bad_name(name, folder.ino, folder.trash):
+                self._problems.error(self._path(name), wrong)
+            scan.at = found.end()
+            folder.fields["entries"] = True
+            self._leaf(folder, name, scan.value())
+            count += 1
+        return count + 1
+
     def _entry(self, folder: _Directory) -> None:
         """One member of `entries`, or their end."""
         scan = self._scan
@@ -244,9 +261,6 @@ class JsonReader:
         wrong = bad_name(name, folder.ino, folder.trash)
         if wrong:
             self._problems.error(self._path(name), wrong)
-        if _LEAF.match(scan.text, scan.at):
-            self._leaf(folder, name, scan.value())
-            return
         scan.expect("{")
         self._stack.append(_Directory(name, folder.ino, min(folder.trash + 1, 3) if folder.trash else 0))
 

@@ -57,6 +57,9 @@ class Scanner:
 
     def peek(self) -> str:
         """The next character that isn't white space; "" at the end."""
+        char = self.text[self.at : self.at + 1]
+        if char > " ":
+            return char
         while True:
             found = _WHITE.match(self.text, self.at)
             assert found is not None

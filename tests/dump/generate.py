@@ -35,10 +35,14 @@ def generate(files: int) -> Iterator[str]:
         return size[n] if size is not None else 100 + n % 9000
 
     used = sum((length(n) + 4095) // 4096 * 4096 for n in range(files)) + 4096 * (folders + 1)
-    yield "{\n" + _setting() + (
-        f'  "Counters": {{\n    "usedSpace": {used},\n    "usedInodes": {files + folders + 1},\n'
-        f'    "nextInodes": {files + folders + 1025},\n    "nextChunk": {files + 4097},\n'
-        '    "nextSession": 3,\n    "nextTrash": 0\n  },\n  "Sustained": [],\n  "DelFiles": [],\n'
+    yield (
+        "{\n"
+        + _setting()
+        + (
+            f'  "Counters": {{\n    "usedSpace": {used},\n    "usedInodes": {files + folders + 1},\n'
+            f'    "nextInodes": {files + folders + 1025},\n    "nextChunk": {files + 4097},\n'
+            '    "nextSession": 3,\n    "nextTrash": 0\n  },\n  "Sustained": [],\n  "DelFiles": [],\n'
+        )
     )
     first = folders + 3  # inode of the first file; the directory of links is 2
     yield f'  "FSTree": {{\n    "attr": {_attr(1, "directory", 511, folders + 3, 0)},\n    "entries": {{'
@@ -58,7 +62,7 @@ def generate(files: int) -> Iterator[str]:
 
 def _file(n: int, ino: int, length: int, indent: str) -> str:
     inner = indent + "  "
-    text = f"{{\n{inner}\"attr\": {_attr(ino, 'regular', 420, 1 if n % 100 else 2, length)}"
+    text = f'{{\n{inner}"attr": {_attr(ino, "regular", 420, 1 if n % 100 else 2, length)}'
     if n % 7 == 0:
         text += f',\n{inner}"xattrs": [{{"name":"user.n","value":"number%20{n}"}}]'
     part = f'{{"id":{n + 1},"size":{length},"len":{length}}}'

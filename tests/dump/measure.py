@@ -25,7 +25,16 @@ ROOT = Path(__file__).parents[2]
 
 class Cost(NamedTuple):
     seconds: float
+    cpu_s: float
     peak_mib: float
+
+
+class Costs(dict[str, Cost]):
+    """Tells each step as it ends."""
+
+    def __setitem__(self, step: str, cost: Cost) -> None:
+        super().__setitem__(step, cost)
+        print(f"{step:18} {cost.seconds:7.1f} s {cost.cpu_s:7.1f} s CPU {cost.peak_mib:7.0f} MiB", flush=True)
 
 
 def sluice(*arguments: str) -> Cost:
@@ -37,7 +46,7 @@ def sluice(*arguments: str) -> Cost:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"sluice {' '.join(arguments)} ended with {child.returncode}")
-    return Cost(time.monotonic() - begin, usage.ru_maxrss / 1024)
+    return Cost(time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 async def _wipe(url: str) -> None:
@@ -57,7 +66,7 @@ def measure(files: int, folder: Path, url: str | None = None) -> dict[str, Cost]
 
     start, again, backup, last = (folder / name for name in ("start.json", "again.json", "all.bin", "last.json"))
     write(files, start)
-    costs: dict[str, Cost] = {}
+    costs = Costs()
     first = empty("json")
     costs["load JSON"] = sluice("load", first, str(start))
     costs["dump JSON"] = sluice("dump", first, str(again))
@@ -74,6 +83,4 @@ def measure(files: int, folder: Path, url: str | None = None) -> dict[str, Cost]
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        found = measure(int(sys.argv[1]), Path(place), sys.argv[2] if len(sys.argv) > 2 else None)
-        for step, cost in found.items():
-            print(f"{step:18} {cost.seconds:7.1f} s {cost.peak_mib:7.0f} MiB")
+        measure(int(sys.argv[1]), Path(place), sys.argv[2] if len(sys.argv) > 2 else None)
