@@ -123,16 +123,16 @@ class Table:
 
     def next_up(self) -> Iterator[Request]:
         """Those that wait for nobody before them."""
-        writers: list[Request] = []
-        everybody: list[Request] = []
+        earlier: list[Request] = []
         for request in self.waiting:
-            # Readers exclude no readers: a thousand of them behind a writer cost a thousand steps, not a million.
-            earlier = writers if request.kind == "R" else everybody
-            if self.holds(request.me) or not any(request.excludes(other) for other in earlier):
-                yield request
-            everybody.append(request)
-            if request.kind == "W":
-                writers.append(request)
+            if request.posix:
+                if self.holds(request.me) or not any(request.excludes(other) for other in earlier):
+                    yield request
+            elif request.kind == "R" or not earlier:
+                yield request  # nobody who waits for a flock holds one, so there is no one else behind a writer
+            if not request.posix and request.kind == "W":
+                return
+            earlier.append(request)
 
     def wake(self, everyone: bool = False) -> None:
         """After a change here: let those try who may now. Sleepers decide for themselves what to do."""

@@ -229,6 +229,7 @@ class Locks(Sessions):
             elif request.me[0] != self.sid:
                 raise FsError(errno.ENOLCK, f"lock of inode {request.key[1]}: the session it was asked in has ended")
             self._locked.add(request.key)
+            second = False
             try:
                 try:
                     granted = await self._ask(table, request)
@@ -236,8 +237,9 @@ class Locks(Sessions):
                     if not e.uncertain:
                         raise
                     # What we hold is written by nobody else: a second look tells whether the first try arrived.
-                    table.known = None
+                    second, table.known, before = True, None, request.before
                     granted = await self._ask(table, request)
+                    request.before = before
                 if granted and request.abandoned:
                     await self._take_back(table, request)
             except BaseException:
@@ -245,7 +247,7 @@ class Locks(Sessions):
                 table.known = None
                 table.wake()
                 raise
-            if granted and request.before is not None:
+            if granted and (second or request.before is not None):
                 table.wake()  # a release, or a change that may free something
             return granted
 
