@@ -68,7 +68,7 @@ class Owners(Jobs):
                 if missing:
                     found.append(QuotaCheck(kind, ident, Quota(limits_s, limits_i, used_s, used_i), missing, repair))
         if repair and found:
-            await self._add_usage((c.kind, c.ident, c.missing.space, c.missing.inodes) for c in found)
+            await self.add_usage((c.kind, c.ident, c.missing.space, c.missing.inodes) for c in found)
         return found
 
     async def _count_owners(self, ledger: Ledger) -> int:
@@ -111,7 +111,7 @@ class Owners(Jobs):
             if key[1] != DIRECTORY:
                 yield key[1], key[2], *quota
 
-    async def _add_usage(self, changes: Iterable[tuple[int, int, int, int]]) -> None:
+    async def add_usage(self, changes: Iterable[tuple[int, int, int, int]]) -> None:
         """Relative corrections: (kind, ident, space, inodes)."""
         batch: list[Write] = []
         step = max(2, min(_BATCH, self.store.caps.max_writes or _BATCH))

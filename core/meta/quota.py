@@ -210,7 +210,7 @@ class Quotas(Owners):
                 break
             await tree.mend()
             if found.missing:
-                await self._add_usage([(DIRECTORY, ino, found.missing.space, found.missing.inodes)])
+                await self.add_usage([(DIRECTORY, ino, found.missing.space, found.missing.inodes)])
         assert first is not None
         return first._replace(repaired=repair and bool(first.missing))
 
