@@ -234,7 +234,7 @@ class JsonReader:
         return False
 
     def _leaves(self, folder: _Directory) -> int:
-        """The fast way over many files; stops at whatever needs a closer look, after a while, or where the window ends."""
+        """The fast way over many files; stops at what needs a closer look, after a while, or where the window ends."""
         scan, count = self._scan, 0
         while count < _TICK and (found := _LEAF.match(scan.text, scan.at)) is not None:
             if bool(found[1]) != bool(folder.fields["entries"]):

@@ -72,9 +72,11 @@ def _file(n: int, ino: int, length: int, indent: str) -> str:
 def _setting() -> str:
     return (
         f'  "Setting": {{\n    "Name": "generated",\n    "UUID": "{_UUID}",\n    "Storage": "file",\n'
-        '    "Tiers": {\n      "0": {\n        "ID": 0,\n        "StorageClass": "",\n        "Tag": ""\n      }\n    },\n'
+        '    "Tiers": {\n      "0": {\n        "ID": 0,\n        "StorageClass": "",\n        "Tag": ""\n'
+        "      }\n    },\n"
         '    "Bucket": "/nowhere/",\n    "BlockSize": 4096,\n    "Compression": "none",\n    "TrashDays": 0,\n'
-        '    "MetaVersion": 1,\n    "MinClientVersion": "1.1.0-A",\n    "DirStats": true,\n    "EnableACL": false\n  },\n'
+        '    "MetaVersion": 1,\n    "MinClientVersion": "1.1.0-A",\n    "DirStats": true,\n'
+        '    "EnableACL": false\n  },\n'
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of dump and load in processes of their own: `python -m tests.dump.measure 1000000 [META-URL]`.
 
-META-URL is a database that may be emptied (default: SQLite in the temporary folder). Prints one line per step and proves
-that what comes out is what went in.
+META-URL is a database that may be emptied (default: SQLite in the temporary folder). Prints one line per step and
+proves that what comes out is what went in.
 """
 
 from __future__ import annotations
