@@ -77,7 +77,7 @@ class Committer:
 
     async def _transaction(self, members: Group, jobs: Sequence[Job]) -> dict[int, Outcome | BaseException]:
         """Every member's outcome or error."""
-        careful, error = False, BaseException()
+        careful, error, waited = False, BaseException(), False
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(random.uniform(0, 0.002) * attempt * attempt)  # noqa: S311
@@ -101,6 +101,10 @@ class Committer:
                     careful = True
                 elif code == failures.NEEDS_REPEATABLE_READ:
                     await self._pool.use(REPEATABLE_READ)
+                elif code == failures.LOCK_WAIT:
+                    if waited:  # everybody behind has waited long enough
+                        return {member: self._own(e) for member in members.members}
+                    waited = True
                 elif not failures.is_lost(e) and not failures.is_race(e):
                     break
         if len(members.members) > 1 and isinstance(error, errors.MySQLError) and not failures.is_lost(error):

@@ -14,9 +14,11 @@ from asyncmy import errors
 
 from core.errors import Conflict, MetaError
 
-#: Somebody else was faster: deadlock, lock wait timeout, a name that exists by now, a row that changed (MariaDB's
-#: snapshot isolation), a write conflict or a lost lock of TiDB. To be rolled back and run again.
-RACES: Final = frozenset((1020, 1062, 1205, 1213, 1614, 3572, 8002, 8022, 8028, 9007))
+#: Somebody else was faster: deadlock, a name that exists by now, a row that changed (MariaDB's snapshot isolation), a
+#: write conflict or a lost lock of TiDB. To be rolled back and run again.
+RACES: Final = frozenset((1020, 1062, 1213, 1614, 3572, 8002, 8022, 8028, 9007))
+#: Somebody keeps a lock for longer than anybody should.
+LOCK_WAIT: Final = 1205
 DUPLICATE: Final = 1062
 #: Our own alarm: a check of a commit did not hold (`guard`), by an overflow on purpose.
 GUARD: Final = 1690
@@ -47,6 +49,9 @@ _MEANINGS: Final = {
     1021: _Meaning(errno.ENOSPC, True, "the disk of the server is full; free some space"),
     TOO_LARGE: _Meaning(errno.EIO, False, "the change exceeds the server's max_allowed_packet; raise it"),
     1146: _Meaning(errno.EIO, False, "a table is missing; somebody removed it: restore the database from a backup"),
+    LOCK_WAIT: _Meaning(
+        errno.EIO, True, "another client keeps a record locked; look for a hung one with SHOW PROCESSLIST"
+    ),
     1226: _Meaning(errno.EIO, True, "the user's limit of connections or queries is reached; raise it"),
     1264: _Meaning(errno.EOVERFLOW, False, "a number doesn't fit its column; ids of users and groups go to 2147483647"),
     1290: _Meaning(errno.EROFS, True, "the server is read-only, perhaps a replica; name the primary"),
