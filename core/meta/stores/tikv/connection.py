@@ -9,7 +9,7 @@ Around tikv-client 0.0.4, whose habits shape this file (all observed, with the v
 - The stream of timestamps from PD doesn't come back once it broke (PD restarted, or another became leader): only a new
   client does. Stores (TiKV itself) reconnect by themselves.
 - A transaction that is neither committed nor rolled back panics in Rust when it is collected, and aborts the process
-  at interpreter exit. `Transaction` therefore ends every one; one whose outcome is unknown is kept for ever instead,
+  at interpreter exit. `RawTransaction` therefore ends every one; one whose outcome is unknown is kept for ever instead,
   because a rollback could remove the locks of a commit that did happen.
 - Every `put` and `delete` is a future of its own that crosses to a Rust thread and back, 20 µs with uvloop and 100 µs
   with plain asyncio. They are started together and awaited together.
