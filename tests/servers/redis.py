@@ -138,7 +138,7 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
 class Sentinel(Server):
     """One Sentinel that watches `master` under the name "vol". It calls a server dead after `down_ms`."""
 
-    def __init__(self, master: RedisServer, *, quorum: int = 1, down_ms: int = 30_000) -> None:
+    def __init__(self, master: RedisServer, *, quorum: int = 1, down_ms: int = 30_000, password: str = "") -> None:
         program = require("redis-server", HINT)
 
         def command(port: int, folder: Path) -> Sequence[str]:
@@ -152,6 +152,12 @@ class Sentinel(Server):
             ]
             if master.password:
                 lines.append(f'sentinel auth-pass vol "{master.password}"')
+            if password:
+                lines.append(f"requirepass {password}")
+            if master.tls:  # the master's authority and certificate serve for all; who asks must show one as well
+                lines[0] = "port 0"
+                lines += [f"tls-port {port}", "tls-replication yes", f"tls-ca-cert-file {master.folder}/ca.pem"]
+                lines += [f"tls-cert-file {master.folder}/ca.pem", f"tls-key-file {master.folder}/key.pem"]
             (folder / "conf").write_text("\n".join(lines) + "\n")
             return [program, str(folder / "conf"), "--sentinel"]
 

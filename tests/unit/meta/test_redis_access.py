@@ -15,7 +15,7 @@ from core.meta import keys as k
 from core.meta.store import ADD, LOG, PUT, RecordStore
 from core.meta.stores.redis import RedisStore
 from tests.conformance.recordstore.suite import RecordStoreSuite
-from tests.servers.redis import PASSWORD_IN_URL, RedisServer
+from tests.servers.redis import PASSWORD_IN_URL, RedisServer, Sentinel
 from tests.servers.redis_cluster import RedisCluster
 
 DOCUMENT = Path(__file__).parents[3] / "docs/metadata-redis.md"
@@ -131,6 +131,22 @@ async def test_a_client_shows_its_certificate(strict: RedisServer) -> None:
     await store.commit([], [(PUT, k.symlink(1), b"x")])
     assert await store.read(k.symlink(1)) == [b"x"]
     await store.close()
+
+
+async def test_sentinels_want_certificates_too(strict: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 0.5)
+    with Sentinel(strict) as sentinel:
+        options = strict.tls_url(1, strict.own_certificate).partition("?")[2]
+        url = f"rediss://:{PASSWORD_IN_URL}@vol,127.0.0.1:{sentinel.port}/1"
+        store = RedisStore(f"{url}?{options}")
+        await store.open()
+        await store.commit([], [(PUT, k.symlink(2), b"y")])
+        assert await store.read(k.symlink(2)) == [b"y"]
+        await store.close()
+        without = RedisStore(f"{url}?tls-ca-cert-file={strict.folder}/ca.pem")
+        with pytest.raises(MetaError, match="certificate"):
+            await without.open()
+        await without.close()
 
 
 async def test_a_client_without_a_certificate_is_told_at_once(strict: RedisServer) -> None:

@@ -358,8 +358,29 @@ async def test_sentinel_names_the_master() -> None:
             async with opened(master.url(2)) as direct:
                 assert await count(direct) == 4
             wrong = RedisStore(f"redis://{auth}nobody,127.0.0.1:{sentinel.port}/2")
-            with pytest.raises(MetaError, match="nobody"):
+            with pytest.raises(MetaError, match=r"'nobody'.*No such master") as caught:
                 await wrong.open()
+            assert not caught.value.retryable
+            assert PASSWORD_IN_URL not in str(caught.value)
+
+
+async def test_sentinels_are_asked_one_after_the_other_with_their_own_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 0.5)
+    with RedisServer() as master:
+        assert isinstance(master, RedisServer)
+        with Sentinel(master, password="guard") as sentinel:
+            url = f"redis://:{PASSWORD_IN_URL}@vol,127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/2"
+            store = RedisStore(url, env={"SENTINEL_PASSWORD": "guard"})
+            await store.open()
+            await store.commit([], [(PUT, MARK, 4)])
+            await store.close()
+            for env in ({}, {"SENTINEL_PASSWORD": "wrong-secret"}):
+                locked_out = RedisStore(url, env=env)
+                with pytest.raises(MetaError, match="set SENTINEL_PASSWORD") as caught:
+                    await locked_out.open()
+                assert "wrong-secret" not in str(caught.value)
 
 
 async def test_a_replica_refuses_writes_until_it_is_promoted() -> None:

@@ -239,7 +239,7 @@ class Connection:
         """Whom to talk to."""
         url = self.url
         if url.mode == "sentinel":
-            return await find_master(url, self._tls)
+            return await find_master(url, self._dial_sentinel)
         if url.mode == "cluster":
             owner, self._nodes = await find_owner(url, self._nodes, self._dial)
             return owner
@@ -260,7 +260,10 @@ class Connection:
                 log.warning("Redis at %s is silent; %s:%d has taken its place", wire.peer, *target)
                 wire.close(f"it is silent, and {target[0]}:{target[1]} has taken its place")
 
-    async def _dial(self, address: Address | None) -> Wire:
+    async def _dial_sentinel(self, address: Address) -> Wire:
+        return await self._dial(address, sentinel=True)
+
+    async def _dial(self, address: Address | None, *, sentinel: bool = False) -> Wire:
         """One authenticated connection. Raises OSError, WireLost, or MetaError for a refusal."""
         url, loop = self.url, asyncio.get_running_loop()
 
@@ -280,7 +283,12 @@ class Connection:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
                 wire.address = address
-                await self._greet(wire, address)
+                if not sentinel:
+                    await self._greet(wire, address)
+                elif url.sentinel_password:
+                    await wire.send(
+                        pack_command(("AUTH", url.sentinel_password))
+                    )  # the next reply tells if it was wrong
             except BaseException:
                 wire.close()
                 raise

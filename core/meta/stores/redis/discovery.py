@@ -2,22 +2,23 @@
 """Which server to talk to: the host itself, Sentinel's master, or the owner of the volume's slot in a cluster.
 
 A volume on a cluster lives in one slot (its prefix is a hash tag), so one connection to that slot's owner is all it
-takes; a moved slot is found again like a failed-over master. Sentinel discovery is redis-py's.
-Source: format §4.1, §4.2; Redis cluster specification (CRC16/XMODEM of the tag modulo 16384).
+takes; a moved slot is found again like a failed-over master.
+Source: format §4.1, §4.2; Redis cluster specification (CRC16/XMODEM of the tag modulo 16384); Redis guidelines for
+Sentinel clients (ask one after the other, then verify the role).
 """
 
 from __future__ import annotations
 
 import asyncio
 import binascii
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from hiredis import ReplyError
 
 from core.errors import MetaError
-from core.meta.stores.redis.replies import typed_error
+from core.meta.stores.redis.mapping import pairs
+from core.meta.stores.redis.replies import code_of, typed_error
 from core.meta.stores.redis.url import RedisURL
 from core.meta.stores.redis.wire import Wire, WireLost, pack_command
 
@@ -33,32 +34,42 @@ def slot_of(db: int) -> int:
     return binascii.crc_hqx(b"%d" % db, 0) % 16384
 
 
-async def find_master(url: RedisURL, tls: ssl.SSLContext | None) -> Address:
-    """Ask the Sentinels. Raises MetaError if none of them knows the master."""
-    from redis.asyncio.sentinel import Sentinel  # only Sentinel users pay for this import
-    from redis.exceptions import RedisError
+async def find_master(url: RedisURL, dial: Dial) -> Address:
+    """Ask the Sentinels, one after the other. Raises MetaError with what each said if none knows a living master."""
+    answers: list[str] = []
+    unknown = 0
+    for sentinel in url.hosts:
+        where = f"{sentinel[0]}:{sentinel[1]}"
+        try:
+            reply = await _ask(sentinel, dial, ("SENTINEL", "MASTER", url.master), alone=len(url.hosts) == 1)
+        except (OSError, WireLost) as e:  # MetaError is an OSError
+            answers.append(f"{where}: {e if str(e) else 'no answer in time'}")
+            continue
+        if isinstance(reply, ReplyError):
+            unknown += "No such master" in str(reply)
+            hint = "; set SENTINEL_PASSWORD" if code_of(str(reply)) in ("NOAUTH", "WRONGPASS", "NOPERM") else ""
+            answers.append(f"{where} says {reply}{hint}")
+            continue
+        state = dict(pairs(reply))
+        if state[b"flags"].split(b",")[0] != b"master" or b"_down" in state[b"flags"]:
+            answers.append(f"{where} says that the master is down")
+            continue
+        return state[b"ip"].decode(), int(state[b"port"])
+    raise MetaError(
+        f"no Sentinel of {url.where} knows a living master {url.master!r} ({'; '.join(answers)});"
+        + (" check its name" if unknown else " check the Sentinels"),
+        retryable=unknown < len(url.hosts),
+    )
 
-    options: dict[str, Any] = {"socket_timeout": url.dial_timeout_s, "socket_connect_timeout": url.dial_timeout_s}
-    if url.sentinel_password:
-        options["password"] = url.sentinel_password
-    if tls is not None:
-        options |= {"ssl": True, "ssl_ca_certs": url.tls.ca_file or None if url.tls else None}
-        if url.tls is not None and url.tls.cert_file:
-            options |= {"ssl_certfile": url.tls.cert_file, "ssl_keyfile": url.tls.key_file or url.tls.cert_file}
-        if url.tls is not None and not url.tls.verify:
-            options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    sentinel = Sentinel(list(url.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-    try:
-        host, port = await sentinel.discover_master(url.master)
-    except (TimeoutError, RedisError, OSError) as e:
-        raise MetaError(
-            f"no Sentinel of {url.where} knows a master {url.master!r} ({e}); check the name and the Sentinels",
-            retryable=True,
-        ) from e
-    finally:
-        for client in sentinel.sentinels:
-            await client.aclose()
-    return str(host), int(port)
+
+async def _ask(node: Address, dial: Dial, command: tuple[str, ...], *, alone: bool) -> Any:
+    """The reply of one node. One that hangs must not use up the time for the others."""
+    async with asyncio.timeout(None if alone else SEED_TIMEOUT_S):
+        wire = await dial(node)
+        try:
+            return await wire.send(pack_command(command))
+        finally:
+            wire.close()
 
 
 async def find_owner(url: RedisURL, nodes: Sequence[Address], dial: Dial) -> tuple[Address, list[Address]]:
@@ -71,13 +82,7 @@ async def find_owner(url: RedisURL, nodes: Sequence[Address], dial: Dial) -> tup
     seeds = list(dict.fromkeys([*nodes, *url.hosts]))
     for seed in seeds:
         try:
-            # One that hangs must not use up the time for the others.
-            async with asyncio.timeout(SEED_TIMEOUT_S if len(seeds) > 1 else None):
-                wire = await dial(seed)
-                try:
-                    ranges = await wire.send(pack_command(("CLUSTER", "SLOTS")))
-                finally:
-                    wire.close()
+            ranges = await _ask(seed, dial, ("CLUSTER", "SLOTS"), alone=len(seeds) == 1)
         except (OSError, WireLost, MetaError) as e:
             cause = e
             continue
