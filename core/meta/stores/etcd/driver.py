@@ -17,10 +17,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import grpc
-
-from core.meta.stores.batching import Batcher
 from core.meta.stores.etcd import messages as m
+from core.meta.stores.etcd.channel import RpcError
 from core.meta.stores.etcd.connection import Connection
 from core.meta.stores.etcd.failures import Verdict, judge
 from core.meta.stores.etcd.url import EtcdURL
@@ -34,6 +32,7 @@ from core.meta.stores.kv.driver import (
     TooLarge,
     Transaction,
 )  # fmt: skip
+from core.meta.stores.kv.lane import Lane
 
 #: etcd's default for --max-txn-ops.
 TXN_OPS: Final = 128
@@ -192,6 +191,7 @@ _Look = tuple[Sequence[bytes], Sequence[Range], int]
 
 class EtcdDriver(KVDriver):
     name = "etcd"
+    cancellable = True
     # 110 conditions leave 18 operations to each of 110 nested Txns: nearly 2000 writes.
     limits = Limits(depends=100, writes=1500, bytes=_GROUP_BYTES, page=500, blind_wipe=True)
 
@@ -199,7 +199,7 @@ class EtcdDriver(KVDriver):
         super().__init__()
         self._connection = Connection(url)
         self._probe = url.prefix + b"setting"  # users may be allowed nothing outside the prefix
-        self._reads: Batcher[_Look, _Seen] = Batcher(
+        self._reads: Lane[_Look, _Seen] = Lane(
             self._look_together, most=1000, in_flight=2, weight=lambda item: len(item[0]) + len(item[1])
         )
 
@@ -215,10 +215,10 @@ class EtcdDriver(KVDriver):
         self.trips += 1
         try:
             raw = await self._connection.call(m.TXN, request.SerializeToString(), writing=writing)
-        except grpc.RpcError as e:
+        except RpcError as e:
             if judge(e) is Verdict.GONE:
                 raise SnapshotGone from e
-            raise TooLarge(str(e.details())) from e
+            raise TooLarge(e.details) from e
         return m.TxnResponse.FromString(raw)
 
     # -- reading -------------------------------------------------------------------------------------------------

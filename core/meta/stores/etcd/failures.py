@@ -9,9 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-import grpc
-
 from core.errors import MetaError
+from core.meta.stores.etcd.channel import Lost, RpcError
 
 
 class Verdict(Enum):
@@ -36,16 +35,12 @@ _TEXTS: Final = (
     ("revision has been compacted", Verdict.GONE),
     ("is a future revision", Verdict.GONE),  # another member, behind the one we read before
     ("too many requests", Verdict.AWAY),
-    ("failed to connect", Verdict.AWAY),
-    ("connection refused", Verdict.AWAY),
+    ("space exceeded", Verdict.FINAL),
 )
-_UNKNOWN_FATE: Final = frozenset(
-    (
-        grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.ABORTED,
-    )
-)  # fmt: skip
+#: CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, ABORTED, INTERNAL, UNAVAILABLE: the proposal may have been on its way.
+_UNKNOWN_FATE: Final = frozenset((1, 2, 4, 10, 13, 14))
 
+_CERTIFICATE: Final = "check cacert, cert, key and server-name in the metadata URL"
 #: Text in the error -> what to do.
 _ADVICE: Final = (
     ("database space exceeded", "etcd's database has reached its quota: make room (`etcdctl compact`, `etcdctl defrag`,"
@@ -55,27 +50,28 @@ _ADVICE: Final = (
     ("authentication failed", "check user and password in the metadata URL, or META_PASSWORD"),
     ("authentication is not enabled", "etcd has no users: take user and password out of the metadata URL"),
     ("permission denied", "the user needs a role with read and write permission for the volume's prefix"),
-    ("certificate", "check cacert, cert, key and server-name in the metadata URL"),
-    ("handshake", "check whether the server speaks TLS, and cacert, cert, key and server-name in the metadata URL"),
+    ("certificate", _CERTIFICATE),
+    ("handshake", "check whether the server speaks TLS, and " + _CERTIFICATE.removeprefix("check ")),
+    ("no http/2", "check that this is etcd's client port, and that it wants plain text (TLS needs cacert=FILE)"),
 )  # fmt: skip
 
 
-def judge(error: grpc.RpcError) -> Verdict:
-    text = details(error)
+def judge(error: RpcError | Lost) -> Verdict:
+    if isinstance(error, Lost):
+        return Verdict.LOST if error.sent else Verdict.AWAY
+    if not error.processed:
+        return Verdict.AWAY
+    text = error.details.lower()
     for part, verdict in _TEXTS:
         if part in text:
             return verdict
-    return Verdict.LOST if error.code() in _UNKNOWN_FATE and "space exceeded" not in text else Verdict.FINAL
+    return Verdict.LOST if error.status in _UNKNOWN_FATE else Verdict.FINAL
 
 
-def details(error: grpc.RpcError) -> str:
-    return str(error.details() or error.code().name).lower()
-
-
-def to_meta_error(error: grpc.RpcError, endpoint: str, *, writing: bool) -> MetaError:
+def to_meta_error(error: RpcError | Lost, endpoint: str, *, writing: bool) -> MetaError:
     """The error that callers get. writing: the call may have changed something if its fate is unknown."""
-    verdict, text = judge(error), details(error)
-    advice = next((what for part, what in _ADVICE if part in text), "")
+    verdict, text = judge(error), str(error) or "no reason given"
+    advice = next((what for part, what in _ADVICE if part in text.lower()), "")
     shown = text.splitlines()[0][:300]
     if verdict is Verdict.LOST and writing:
         return MetaError(

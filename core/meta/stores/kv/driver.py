@@ -107,10 +107,12 @@ class KVDriver(ABC):
     """One database. trips: round trips that callers waited for, counted by the driver.
 
     pauses: after a lost race `commit` waits a random while itself, before it looks at what is there now.
+    cancellable: a commit is one message, so whoever waits for it may be cancelled: it happens as a whole, or not.
     """
 
     name: str = "kv"
     pauses: bool = False
+    cancellable: bool = False
     limits: Limits = Limits()
 
     def __init__(self) -> None:

@@ -19,12 +19,12 @@ from core.errors import Conflict, MetaError
 from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.store import PUT_NEW, Check, DirEntry, Outcome, RecordStore, Resolved, Write
-from core.meta.stores.batching import Batcher
 from core.meta.stores.kv import values as v
 from core.meta.stores.kv.changes import Allocate, Change, Commit, Gate, group_value
 from core.meta.stores.kv.driver import KVDriver, Pair, Range, SnapshotGone, TooLarge, Transaction
 from core.meta.stores.kv.guesses import Guesses
 from core.meta.stores.kv.keys import KeyCodec
+from core.meta.stores.kv.lane import Lane
 from core.meta.stores.kv.overlay import Later, Overlay
 from core.meta.stores.kv.turns import Turns
 from core.meta.stores.kv.walking import Walk
@@ -47,7 +47,7 @@ class KVStore(RecordStore):
         self._guesses = Guesses()
         self._pages: dict[tuple[int, bytes, int], list[bytes]] = {}  # listing -> node keys of last time
         self._turns = Turns()
-        self._commits: Batcher[Change, Any] = Batcher(self._run_in_turn)
+        self._commits: Lane[Change, Any] = Lane(self._run_in_turn, direct=driver.cancellable)
 
     @property
     def trips(self) -> int:
