@@ -134,7 +134,6 @@ async def test_a_client_shows_its_certificate(strict: RedisServer) -> None:
 
 
 async def test_sentinels_want_certificates_too(strict: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 0.5)
     with Sentinel(strict) as sentinel:
         options = strict.tls_url(1, strict.own_certificate).partition("?")[2]
         url = f"rediss://:{PASSWORD_IN_URL}@vol,127.0.0.1:{sentinel.port}/1"
@@ -143,6 +142,7 @@ async def test_sentinels_want_certificates_too(strict: RedisServer, monkeypatch:
         await store.commit([], [(PUT, k.symlink(2), b"y")])
         assert await store.read(k.symlink(2)) == [b"y"]
         await store.close()
+        monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 1.5)
         without = RedisStore(f"{url}?tls-ca-cert-file={strict.folder}/ca.pem")
         with pytest.raises(MetaError, match="certificate"):
             await without.open()

@@ -367,7 +367,6 @@ async def test_sentinel_names_the_master() -> None:
 async def test_sentinels_are_asked_one_after_the_other_with_their_own_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 0.5)
     with RedisServer() as master:
         assert isinstance(master, RedisServer)
         with Sentinel(master, password="guard") as sentinel:
@@ -376,6 +375,7 @@ async def test_sentinels_are_asked_one_after_the_other_with_their_own_password(
             await store.open()
             await store.commit([], [(PUT, MARK, 4)])
             await store.close()
+            monkeypatch.setattr("core.meta.stores.redis.connection.OPEN_PATIENCE_S", 1.5)
             for env in ({}, {"SENTINEL_PASSWORD": "wrong-secret"}):
                 locked_out = RedisStore(url, env=env)
                 with pytest.raises(MetaError, match="set SENTINEL_PASSWORD") as caught:
