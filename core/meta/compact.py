@@ -132,6 +132,7 @@ class Compaction(Data):
     async def _compact_once(self, ino: int, index: int) -> int | None:
         """Records fewer by one merge; 0 if another client was faster, None if there is nothing to merge."""
         assert self.merge_slices is not None
+        self._counts.pop(ino, None)
         raw, attr = await self.store.read(k.chunk(ino, index), k.node(ino))
         if not raw or attr is None:
             return None
@@ -175,6 +176,7 @@ class Compaction(Data):
         finally:
             if not done and slice_id:
                 await self._drop_new_slice(slice_id, size)
+        self._counts.pop(ino, None)
         await point("compact.committed")
         if tx is not None:
             self.after_commit(tx)

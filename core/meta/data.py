@@ -104,6 +104,8 @@ class Data(Inodes):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._zeroed: dict[tuple[int, int], int] = {}
+        self._counts: dict[int, tuple[Attr, dict[int, int]]] = {}
+        self._tried: dict[int, None] = {}  # hashes of what was written lately, the oldest goes first
 
     def touch_limit(self, reserve: int = 16) -> int:
         """Records that a transaction may still touch after `reserve` for nodes, counters, statistics and quotas."""
@@ -134,50 +136,93 @@ class Data(Inodes):
     async def write_slices(
         self, ino: int, index: int, slices: Sequence[Slice], mtime_ns: int, *, refs: Sequence[int] | None = None
     ) -> Attr:
-        """Commit slices whose objects are stored already, in order (2 trips). ENOENT, EPERM, EDQUOT, ENOSPC.
+        """Commit slices whose objects are stored already, in order (2 trips; 1 for a file that only this client writes,
+        where reading is a trip at all). ENOENT, EPERM, EDQUOT, ENOSPC.
 
         refs: reference counts to register for fresh slices (default 1 each; packs register more). A second call with
         the same slices (its caller got an error and doesn't know) changes nothing if the first one was applied.
         """
         self.require_writable()
         end = (index << CHUNK_BITS) + max(s.pos + s.length for s in slices)
-        appended = encode_slices(list(slices))
+        fresh = self._first_try(ino, index, slices)
+        uses = dict(zip(slices, refs, strict=True)) if refs else {}
+        seen: Attr | None = None
+        before = 0
 
-        async def body(tx: Tx) -> tuple[Tx, Attr, int]:
-            attr, raw = await self.store.read(k.node(ino), k.chunk(ino, index))
-            raw = raw or b""
-            # The chunk isn't verified: others' appends don't matter, and the node changes with every one of them.
-            tx.expect(k.node(ino), attr)
+        async def body(tx: Tx) -> tuple[Tx, Attr, Sequence[Slice]]:
+            nonlocal seen, before
+            todo = slices
+            number = self._known_count(tx, ino, index) if fresh else None
+            if number is not None and number + len(slices) < _WRITE_TRIGGER:
+                (attr,) = await tx.read(k.node(ino))  # takes the very node for granted that the count belongs to
+            else:
+                # The chunk isn't verified: others' appends don't matter, and the node changes with every one of them.
+                attr, raw = await tx.peek(k.node(ino), k.chunk(ino, index))
+                tx.expect(k.node(ino), attr)
+                if attr is not None and raw and not fresh:
+                    todo = [s for s in slices if not s.id or not holds(raw, encode_slice(s))]
+                    if not any(s.id for s in todo):
+                        return tx, attr, []
+                self.require_room(ino, index, raw, len(slices))
+                number = len(raw or b"") // SLICE_BYTES
             if attr is None:
                 raise FsError(errno.ENOENT, f"inode {ino} was deleted while it was written")
             if attr.type != FILE:
                 raise FsError(errno.EPERM, f"inode {ino} is no regular file")
-            if holds(raw, appended) and any(s.id for s in slices):
-                return tx, attr, -1
-            self.require_room(ino, index, raw, len(slices))
+            seen, before = attr, number
             new = msgspec.structs.replace(
                 attr, length=max(attr.length, end), mtime_ns=mtime_ns, ctime_ns=self.clock_ns()
             )
-            tx.append(k.chunk(ino, index), appended)
+            tx.append(k.chunk(ino, index), encode_slices(list(todo)))
             tx.put(k.node(ino), new)
-            number = len(raw) // SLICE_BYTES
-            for at, s in enumerate(slices):
+            for at, s in enumerate(todo):
                 if s.id:
-                    tx.put_new(k.sliceref(s.id, s.size), refs[at] if refs else 1)
+                    tx.put_new(k.sliceref(s.id, s.size), uses.get(s, 1))
                 self.log_change(
                     tx, "WRITE", ino, index, s.pos, s.id, s.length, *divmod(mtime_ns, _NS), result=number + at + 1,
                     now=new.ctime_ns,
                 )  # fmt: skip
             await self.charge_length(tx, ino, attr, new.length)
             await point("write.before-commit")
-            return tx, new, number
+            return tx, new, todo
 
-        tx, attr, before = await self.with_room(body)
+        tx, attr, written = await self.with_room(body)
         await point("write.committed")
         self.after_commit(tx)
-        if before >= 0:
-            await self.appended(ino, index, before, len(slices))
+        if written and seen is not None:
+            self._learn_count(ino, index, seen, attr, before + len(written))
+            await self.appended(ino, index, before, len(written))
         return attr
+
+    def _first_try(self, ino: int, index: int, slices: Sequence[Slice]) -> bool:
+        """False if some of these may be in the chunk already, because this process has tried to write them."""
+        fresh = True
+        for s in slices:
+            what = hash((ino, index, s))
+            if what in self._tried:
+                fresh = False
+            elif s.id:
+                if len(self._tried) >= _MAX_KNOWN:
+                    del self._tried[next(iter(self._tried))]
+                self._tried[what] = None
+        return fresh
+
+    # What this client knows of the number of records: right as long as the node is the one that it was learnt with,
+    # because every append changes the node. A compaction doesn't, and only makes the number smaller.
+
+    def _known_count(self, tx: Tx, ino: int, index: int) -> int | None:
+        known = self._counts.get(ino)
+        if known is None or tx.recent is None or self.change_log or tx.recent.get(k.node(ino)) != known[0]:
+            return None
+        return known[1].get(index)
+
+    def _learn_count(self, ino: int, index: int, before: Attr, after: Attr, number: int) -> None:
+        known = self._counts.get(ino)
+        counts = known[1] if known is not None and known[0] == before else {}
+        counts[index] = number
+        if known is None and len(self._counts) >= _MAX_KNOWN:
+            self._counts.clear()
+        self._counts[ino] = (after, counts)
 
     # -- how full a chunk is -------------------------------------------------------------------------------------
 

@@ -191,8 +191,8 @@ class Compaction(VolumeBase):
         piece = await client.slices.pack(b"z" * 64)
         meta._in_background = 1000  # nothing in the background: every one of them is dropped
         for turn in range(60):
-            batch = [Slice(at * 2, piece.id, piece.size, at, 1) for at in range(60)]
-            batch.append(Slice(turn * 5, piece.id, piece.size, turn, 1))
+            batch = [Slice(turn * 7 + at * 2, piece.id, piece.size, at, 1) for at in range(60)]
+            batch.append(Slice(5000 + turn, piece.id, piece.size, turn, 1))
             await meta.write_slices(ino, 0, batch, NOW + turn, refs=[0] * 61)
             await meta.store.commit([], [(2, k.sliceref(piece.id, piece.size), 61)])
             (raw,) = await meta.store.read(k.chunk(ino, 0))
