@@ -223,6 +223,8 @@ class VolumeMachine(RuleBasedStateMachine):
         nodes = [self.tree.root, *(node for _, _, node in self.tree.walk())]
         node, meta = nodes[what % len(nodes)], self.clients[who].meta
         if value is not None:
+            if not value and not meta.store.caps.empty_xattr:
+                value = b"0"
             self.run(meta.setxattr(node.ino, name, value))
             node.xattrs[name] = value
             return
@@ -352,6 +354,79 @@ class VolumeMachine(RuleBasedStateMachine):
             await self.settle(o.node, o.who)
             await o.handle.truncate(length)
             o.node.bytes.truncate(length)
+
+        self.run(work())
+
+    # -- without moving bytes ---------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.tree.files())
+    @rule(who=WHO, what=PICK, mode=st.sampled_from((0, 1, 3, 0x10, 0x11)), offset=OFFSETS, size=SIZES)
+    def fallocate(self, who: int, what: int, mode: int, offset: int, size: int) -> None:
+        node = self.file(what)
+        assert node is not None
+
+        async def work() -> None:
+            await self.settle(node)
+            await self.clients[who].meta.fallocate(node.ino, mode, offset, size)
+            if mode & 0x12:
+                node.bytes.zero(offset, min(offset + size, node.bytes.length))
+            if not mode & 1:
+                node.bytes.length = max(node.bytes.length, offset + size)
+
+        self.run(work())
+
+    @precondition(lambda self: self.tree.files())
+    @rule(who=WHO, a=PICK, b=PICK, a_off=OFFSETS, b_off=OFFSETS, size=SIZES)
+    def copy_range(self, who: int, a: int, b: int, a_off: int, b_off: int, size: int) -> None:
+        source, target = self.file(a), self.file(b)
+        assert source is not None and target is not None
+        size = min(size, max(source.bytes.length - a_off, 0))
+        if not any(begin <= b_off and b_off + size <= end for begin, end in WINDOWS):
+            return
+        overlap = source is target and size and a_off < b_off + size and b_off < a_off + size
+
+        async def work() -> None:
+            await self.settle(source)
+            await self.settle(target)
+            call = self.clients[who].meta.copy_file_range(source.ino, a_off, target.ino, b_off, size)
+            copied = await self.expect(call, Refused(errno.EINVAL) if overlap else None)
+            if copied:
+                target.bytes.write(b_off, source.bytes.read(a_off, size))
+
+        self.run(work())
+
+    @precondition(lambda self: self.tree.files())
+    @rule(who=WHO, what=PICK)
+    def compact(self, who: int, what: int) -> None:
+        node = self.file(what)
+        assert node is not None
+        for index in (0, 1):
+            self.run(self.clients[who].meta.compact_chunk(node.ino, index))
+
+    @rule(who=WHO, what=PICK, at=PICK, name=NAME)
+    def clone(self, who: int, what: int, at: int, name: bytes) -> None:
+        nodes = [node for _, _, node in self.tree.walk()]
+        if not nodes or len(nodes) > 60:
+            return
+        node, d = nodes[what % len(nodes)], self.directory(at)
+        _, refused = self.ask(self.tree.require_cloneable, node, d, name)
+        meta = self.clients[who].meta
+
+        async def work() -> None:
+            for file in self.tree.files():
+                await self.settle(file)
+            made = await self.expect(meta.clone(node.ino, d.ino, name), refused)
+            if made is None:
+                return
+            inos: dict[tuple[bytes, ...], int] = {(): made.ino}
+            pending: list[tuple[bytes, ...]] = [()] if node.is_dir else []
+            while pending:
+                path = pending.pop()
+                for e in await meta.readdir(inos[path]):
+                    inos[(*path, e.name)] = e.ino
+                    if e.type == DIRECTORY:
+                        pending.append((*path, e.name))
+            self.tree.clone(node, d, name, inos)
 
         self.run(work())
 
@@ -489,5 +564,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async for key, raw in self.clients[0].meta.store.scan(k.CHUNK):
             assert key[1] < TRASH
             used.update(s.id for s in decode_slices(raw))
+        async for _, raw in self.clients[0].meta.store.scan(k.DELSLICES):
+            used.update(int.from_bytes(raw[at : at + 8], "big") for at in range(0, len(raw), 12))
         stored = {int(key.rsplit("/", 1)[1].split("_")[0]) for key in self.objects.objects}
         assert stored <= used, f"objects of slices that nobody uses: {stored - used}"

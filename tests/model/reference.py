@@ -8,7 +8,7 @@ and with which error a call is refused (metadata-semantics §4, §6, §9). No ti
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from core.meta.records import CHUNK_SIZE, DIRECTORY, FILE, ROOT
@@ -53,6 +53,13 @@ class Bytes:
             if low < high:
                 out[low - offset : high - offset] = part[low - begin : high - begin]
         return bytes(out)
+
+    def zero(self, begin: int, end: int) -> None:
+        """A hole; nothing beyond the length changes."""
+        for low, part in self._parts.items():
+            first, last = max(begin - low, 0), min(end - low, len(part))
+            if first < last:
+                part[first:last] = bytes(last - first)
 
     def copy(self) -> Bytes:
         other = Bytes()
@@ -140,6 +147,22 @@ class Tree:
     def add(self, directory: Node, name: bytes, kind: int, ino: int, target: bytes = b"") -> Node:
         node = directory.children[name] = Node(kind, ino, directory, target)
         return node
+
+    def require_cloneable(self, node: Node, directory: Node, name: bytes) -> None:
+        self.require_free(directory, name)
+        if node.is_dir and directory.below(node):
+            raise Refused(errno.EINVAL)
+
+    def clone(self, node: Node, directory: Node, name: bytes, inos: Mapping[tuple[bytes, ...], int]) -> None:
+        """A copy of a tree; `inos`: which inode each path below the copy got. Hard links become files of their own."""
+
+        def copied(old: Node, parent: Node, path: tuple[bytes, ...]) -> Node:
+            new = Node(old.kind, inos[path], parent, old.target)
+            new.bytes, new.xattrs = old.bytes.copy(), dict(old.xattrs)
+            new.children = {n: copied(child, new, (*path, n)) for n, child in old.children.items()}
+            return new
+
+        directory.children[name] = copied(node, directory, ())
 
     def find(self, directory: Node, name: bytes) -> Node:
         node = directory.children.get(name)

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from functools import partial
 from typing import Any
 
+from core.chunk.merge import merge_pieces
 from core.chunk.store import BlockSliceStore
 from core.meta.format import new_format
 from core.meta.meta import Meta, init_format
@@ -95,6 +97,7 @@ async def make_client(
     slices = BlockSliceStore(objects, **settings)
     await slices.start()
     meta.remove_slice = slices.remove
+    meta.merge_slices = partial(merge_pieces, slices)
     meta.on_deleted = meta.delete_data_soon
     meta.on_freed = meta.delete_slices_soon
     await meta.new_session("test", heartbeat_s=0)
