@@ -76,7 +76,7 @@ def _mark(text: str) -> tuple[int, Any]:
 
 
 class Lost(Exception):
-    """The connection broke. `sent`: something had left, so it may have been executed."""
+    """The connection broke. `sent`: something had left, and may have been executed completely."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)

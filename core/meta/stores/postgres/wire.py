@@ -54,10 +54,13 @@ class Call(NamedTuple):
 
 
 class _Segment:
-    __slots__ = ("error", "future", "results", "statement")
+    __slots__ = ("count", "error", "future", "results", "statement")
 
-    def __init__(self, future: asyncio.Future[list[Any]] | None, statement: Statement | None = None) -> None:
+    def __init__(
+        self, future: asyncio.Future[list[Any]] | None, count: int = 1, statement: Statement | None = None
+    ) -> None:
         self.future = future
+        self.count = count  # of statements
         self.statement = statement  # of a segment that only prepares
         self.results: list[Any] = []
         self.error: Refused | None = None
@@ -129,7 +132,7 @@ class Wire:
             self._fail(str(e))
             future.set_exception(Lost(str(e), sent=True))
             return future
-        self._pending.append(_Segment(future))
+        self._pending.append(_Segment(future, len(calls)))
         self._dirty = True
         return future
 
@@ -137,7 +140,7 @@ class Wire:
         self._pg.send_prepare(statement.name, statement.sql, statement.oids)
         self._pg.pipeline_sync()
         self._prepared.add(statement)
-        self._pending.append(_Segment(None, statement))
+        self._pending.append(_Segment(None, 1, statement))
 
     def flush(self) -> None:
         if not self._dirty or self.broken is not None:
@@ -167,8 +170,12 @@ class Wire:
         if self.broken is not None:
             return
         pg, pending = self._pg, self._pending
+        reason = ""
         try:
             pg.consume_input()
+        except psycopg.Error as e:
+            reason = str(e)  # what arrived before may still be read
+        try:
             idle = False
             while pending and not pg.is_busy():
                 result = pg.get_result()
@@ -178,14 +185,15 @@ class Wire:
                     idle = True
                     continue
                 idle = False
-                self._take(result)
+                if not self._take(result):
+                    break
         except psycopg.Error as e:
-            self._fail(str(e))
-            return
-        if pg.status == pq.ConnStatus.BAD:
-            self._fail(_text(pg) or "the server closed the connection")
+            reason = reason or str(e)
+        if reason or pg.status == pq.ConnStatus.BAD:
+            self._fail(reason or pg.get_error_message())
 
-    def _take(self, result: Any) -> None:
+    def _take(self, result: Any) -> bool:
+        """False: not the server's answer, but libpq telling that there will be none."""
         segment = self._pending[0]
         status = result.status
         if status == _SYNC:
@@ -197,10 +205,12 @@ class Wire:
         elif status == _COMMAND:
             segment.results.append([])
         elif status != _ABORTED and segment.error is None:
-            segment.error = Refused(
-                (result.error_field(pq.DiagnosticField.SQLSTATE) or b"XX000").decode(),
-                (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"no message").decode("utf-8", "replace"),
-            )
+            state = result.error_field(pq.DiagnosticField.SQLSTATE)
+            if state is None:
+                return False
+            message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"no message"
+            segment.error = Refused(state.decode(), message.decode("utf-8", "replace"))
+        return True
 
     def _finish(self, segment: _Segment) -> None:
         future, error = segment.future, segment.error
@@ -217,27 +227,27 @@ class Wire:
                 future.set_result(segment.results)
 
     def _fail(self, reason: str) -> None:
-        """The connection is gone: nobody will hear the rest of the answers."""
+        """The connection is gone: nobody will hear the rest of the answers.
+
+        A session that the server ended with an error (an administrator's shutdown, say) in the middle of a segment has
+        not reached the Sync that would have committed it, nor anything behind.
+        """
         if self.broken is not None:
             return
-        reason = " ".join(reason.split()) or "connection lost"
+        reason = " ".join(reason.split()) or "the server closed the connection"
         self.broken = reason
-        for segment in self._pending:
-            if segment.error is not None and segment.error.sqlstate.startswith("57P"):
-                reason = str(segment.error)
         self._loop.remove_reader(self._fd)
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
         pending, self._pending = self._pending, deque()
+        ended = False
         for segment in pending:
+            if segment.error is not None and len(segment.results) < segment.count:
+                ended, reason = True, str(segment.error)
             if segment.future is not None and not segment.future.done():
-                segment.future.set_exception(Lost(reason, sent=True))
+                segment.future.set_exception(Lost(reason, sent=not ended))
         self._pg.finish()
 
     def close(self) -> None:
         self._fail("the store was closed")
-
-
-def _text(pg: Any) -> str:
-    return str(pg.get_error_message())
