@@ -12,12 +12,13 @@ Each archive is one folder: `volume.json`, the database, `objects/`, `manifest.j
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,24 @@ def _redis(home: Path, info: dict[str, Any]) -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/{info['meta'].get('database', 1)}"
 
 
-_ENGINES = {"sqlite3": _sqlite, "redis": _redis}
+def _start(module: str) -> Callable[[Path, dict[str, Any]], AbstractContextManager[str]]:
+    """`start` of a module that is imported when a volume of its engine is asked for."""
+
+    def start(home: Path, info: dict[str, Any]) -> AbstractContextManager[str]:
+        made: AbstractContextManager[str] = importlib.import_module(f"tests.golden.{module}").start(home, info)
+        return made
+
+    return start
+
+
+_ENGINES: dict[str, Callable[[Path, dict[str, Any]], AbstractContextManager[str]]] = {
+    "sqlite3": _sqlite,
+    "redis": _redis,
+    "postgres": _start("engine_postgres"),
+    "mysql": _start("engine_mariadb"),
+    "etcd": _start("engine_etcd"),
+    "tikv": _start("engine_tikv"),
+}
 
 
 def _text(value: Any) -> bytes:

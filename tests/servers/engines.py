@@ -80,12 +80,15 @@ def _redis(durable: bool) -> Iterator[Engine]:
 def _postgres(durable: bool) -> Iterator[Engine]:
     from tests.servers.postgres import PostgresServer
 
-    with PostgresServer(durable=durable) as server:
+    with PostgresServer(fsync=durable) as server:
         assert isinstance(server, PostgresServer)
+        server.create("volumes")
         settings = "fsync on, synchronous_commit on" if durable else "fsync off"
-        yield Engine(
-            "postgres", lambda n, port: server.url(f"v{n}").replace(f":{server.port}/", f":{port}/"), server, settings
-        )
+
+        def url(number: int, port: int) -> str:
+            return server.url("volumes", f"?table_prefix=v{number}").replace(f":{server.port}/", f":{port}/")
+
+        yield Engine("postgres", url, server, settings)
 
 
 @contextmanager
@@ -102,8 +105,10 @@ def _mariadb(durable: bool) -> Iterator[Engine]:
 def _etcd(durable: bool) -> Iterator[Engine]:
     from tests.servers.etcd import EtcdServer
 
-    with EtcdServer(durable=durable) as server:
-        assert isinstance(server, EtcdServer)
+    server = EtcdServer()
+    if durable:
+        server._env = {}
+    with server:
         settings = "fsync on" if durable else "--unsafe-no-fsync"
         yield Engine("etcd", lambda n, port: f"etcd://127.0.0.1:{port}/v{n}", server, settings)
 
