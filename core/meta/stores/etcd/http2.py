@@ -193,7 +193,10 @@ class Http2Client:
                 break
             kind, flags = buffer[at + 3], buffer[at + 4]
             stream = int.from_bytes(buffer[at + 5 : at + 9], "big") & 0x7FFFFFFF
-            self._frame(kind, flags, stream, buffer[at + 9 : at + 9 + size])
+            try:
+                self._frame(kind, flags, stream, buffer[at + 9 : at + 9 + size])
+            except (ValueError, IndexError, struct.error) as e:
+                raise ProtocolError(f"a damaged frame of kind {kind} ({e})") from e
             at += 9 + size
         self._buffer = buffer[at:]
         answers, self._answers = self._answers, []
@@ -259,8 +262,9 @@ class Http2Client:
         status = headers.get(b"grpc-status")
         if status is None:
             http = headers.get(b":status", b"?").decode()
+            # Whatever answers here may have passed the request on.
             self._end(
-                stream, UNAVAILABLE, f"HTTP status {http} instead of an answer; is this etcd's client port?", False
+                stream, UNAVAILABLE, f"HTTP status {http} instead of an answer; is this etcd's client port?", True
             )
             return
         message = unquote_to_bytes(headers.get(b"grpc-message", b"")).decode(errors="replace")
