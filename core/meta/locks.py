@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import random
 from typing import Any, Final, NamedTuple
 
@@ -24,11 +25,16 @@ from core.meta.lockranges import MAX_OFFSET, Holder, Kind, Range, conflicts, dec
 from core.meta.sessions import HEARTBEAT_S, Sessions
 from core.meta.store import Tx
 
+log = logging.getLogger("sluice.meta")
+
 #: Pauses between two looks at what another client holds: the first as the original's (format §4.6), then longer.
 _FIRST_PAUSE_S: Final = {"W": 0.001, "R": 0.010}
 _LAST_PAUSE_S: Final = 0.050
 #: How long a request lets an earlier one go first although nothing stands against itself.
 DEFERENCE_S: Final = 0.5
+#: Pauses before a failed unlock is tried again.
+_FIRST_RETRY_S: Final = 0.1
+_LAST_RETRY_S: Final = 5.0
 _U64: Final = 2**64
 _TOGETHER: Final = 100
 
@@ -49,6 +55,8 @@ class Locks(Sessions):
         self._lock_waits = Waits(self._lock_tables.get)
         self._lock_sid = 0  # the session whose locks `_locked` lists
         self._locked: set[Key] = set()  # tables in which this session may hold something
+        self._owed: dict[tuple[Key, Holder], list[Request]] = {}  # unlocks that failed, in order
+        self._paying: set[asyncio.Task[None]] = set()
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -137,7 +145,11 @@ class Locks(Sessions):
             table = self._lock_tables[request.key] = Table()
         table.users += 1
         try:
-            if not block or request.kind == "U":
+            if request.kind == "U":
+                await self._unlock(table, request)
+                return
+            await self._settle(table, (request.key, request.me))
+            if not block:
                 if not await self._try(table, request):
                     raise self._would_block(request)
                 return
@@ -148,6 +160,48 @@ class Locks(Sessions):
                 raise self._would_block(request) from None
         finally:
             self._leave(table, request.key)
+
+    async def _unlock(self, table: Table, request: Request) -> None:
+        """An unlock that fails is made up for: who closed a file won't come back to unlock it a second time."""
+        try:
+            await self._settle(table, (request.key, request.me))
+            await self._try(table, request)
+        except MetaError as e:
+            self._owe(table, request, e)
+            raise
+
+    def _owe(self, table: Table, request: Request, cause: MetaError) -> None:
+        if not cause.retryable:
+            return
+        self._owed.setdefault((request.key, request.me), []).append(request)
+        table.users += 1
+        task = asyncio.create_task(self._make_up(table, request))
+        self._paying.add(task)
+        task.add_done_callback(self._paying.discard)
+
+    async def _make_up(self, table: Table, request: Request) -> None:
+        """Unlock as soon as the store can be reached again, while the session lasts."""
+        what, pause = (request.key, request.me), _FIRST_RETRY_S
+        try:
+            while request in self._owed.get(what, ()):
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+                pause = min(pause * 2, _LAST_RETRY_S)
+                try:
+                    await self._settle(table, what)
+                except MetaError as e:
+                    log.warning("a lock of inode %d can't be released yet: %s", request.key[1], e)
+        finally:
+            self._leave(table, request.key)
+
+    async def _settle(self, table: Table, what: tuple[Key, Holder]) -> None:
+        """The unlocks that an owner still owes, before anything new of it: later they would undo that."""
+        while owed := self._owed.get(what):
+            request = owed[0]
+            await self._try(table, request)
+            if owed and owed[0] is request:
+                del owed[0]
+            if not owed:
+                self._owed.pop(what, None)
 
     def _leave(self, table: Table, key: Key) -> None:
         """Keep a table as long as somebody of this process holds a lock in it, or asks for one."""
@@ -199,12 +253,13 @@ class Locks(Sessions):
             table.wake()
 
     async def _try(self, table: Table, request: Request) -> bool:
-        """Ask for it once. False if somebody is in the way. Cancelling leaves the owner with what it had."""
+        """Ask for it once. False if somebody is in the way. Cancelling leaves the owner with what it had; an unlock
+        happens all the same."""
         task = asyncio.ensure_future(self._attempt(table, request))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            request.abandoned = True
+            request.abandoned = request.kind != "U"  # an unlock is finished whoever waits for it
             table.users += 1  # others of this process must meet us there until it is settled
             self.spawn(self._abandon(table, request, task))
             raise
@@ -215,6 +270,11 @@ class Locks(Sessions):
             if await task and request.abandoned:  # granted in the very moment; else the attempt has taken it back
                 async with table.turn:
                     await self._take_back(table, request)
+        except MetaError as e:
+            # What may have been granted has to go; what the owner held before in that range goes with it.
+            undo = Request(request.key, request.me, "U", request.start, request.end, request.pid)
+            self._owe(table, undo, e)
+            raise
         finally:
             self._leave(table, request.key)
 
@@ -318,6 +378,13 @@ class Locks(Sessions):
         self._lock_sid = self.sid
         self._locked.clear()
         self._lock_tables.clear()
+
+    async def end_session(self) -> None:
+        self._owed.clear()  # every lock of the session goes now
+        for task in self._paying:
+            task.cancel()
+        await asyncio.gather(*self._paying, return_exceptions=True)
+        await super().end_session()
 
     async def clean_session(self, sid: int) -> None:
         """The own session knows where it holds locks; for others every lock of the volume has to be looked at."""

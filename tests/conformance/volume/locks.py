@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import FsError
+from core.errors import FsError, MetaError
 from core.meta import keys as k
 from core.meta.format import Format
 from core.meta.lockranges import MAX_OFFSET, Range
@@ -458,6 +458,49 @@ class Locks(VolumeBase):
         await meta.clean_session(other.sid)
         async with asyncio.timeout(20):
             await waiter
+
+    async def test_an_unlock_that_fails_is_made_up_for(self, meta: Meta, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The database is away while a file is closed: nobody comes back to unlock it."""
+        ino = await self.a_file(meta)
+        commit, away = meta.store.commit, True
+
+        async def sometimes(checks: Any, writes: Any) -> Any:
+            if away:
+                raise MetaError("the database is away", retryable=True)
+            return await commit(checks, writes)
+
+        await meta.flock(ino, 1, "W")
+        await meta.setlk(ino, 1, "W", 0, 99, 7)
+        waiter = asyncio.create_task(meta.flock(ino, 2, "W", block=True))
+        await self.waiting(meta, k.flocks(ino), 1)
+        monkeypatch.setattr(meta.store, "commit", sometimes)
+        await refused(errno.EIO, meta.flock(ino, 1, "U"))
+        await refused(errno.EIO, meta.setlk(ino, 1, "U", 0, 49, 7))
+        await refused(errno.EIO, meta.setlk(ino, 1, "U", 60, 69, 7))
+        away = False
+        await meta.setlk(ino, 1, "R", 0, 9, 7)  # what is new comes after what is owed
+        assert (await meta.list_locks(ino)).plocks == {
+            (meta.sid, 1): [Range("R", 7, 0, 9), Range("W", 7, 50, 59), Range("W", 7, 70, 99)]
+        }
+        async with asyncio.timeout(20):
+            await waiter
+        assert (await meta.list_locks(ino)).flocks == {(meta.sid, 2): "W"}
+        assert meta._owed == {}
+
+    async def test_a_cancelled_unlock_happens_all_the_same(self, meta: Meta) -> None:
+        ino = await self.a_file(meta)
+        for turns in range(6):
+            await meta.flock(ino, 1, "W")
+            task = asyncio.create_task(meta.flock(ino, 1, "U"))
+            waiter = asyncio.create_task(meta.flock(ino, 2, "W", block=True))
+            for _ in range(turns + 1):
+                await asyncio.sleep(0)
+            task.cancel()
+            async with asyncio.timeout(20):
+                await waiter
+            await meta.flock(ino, 2, "U")
+        await self.idle(meta)
+        assert meta._lock_tables == {}
 
     async def test_locks_are_written_to_the_change_log(self, meta: Meta) -> None:
         if not meta.store.caps.change_log:
