@@ -31,6 +31,8 @@ from core.meta.stores.kv.walking import Walk
 
 #: How often a group is tried against clients that are faster (semantics §1.6); its members don't notice.
 _TRIES: Final = 50
+#: So many tries follow at once: they hold what is there now, every round has a winner, and a pause makes it old.
+_AT_ONCE: Final = 10
 #: Sessions of clients before 1.0-beta3 hold the last heartbeat, and live so many seconds from there (format §6.3).
 _LEGACY_SESSION_S: Final = 300
 
@@ -351,8 +353,8 @@ class KVStore(RecordStore):
                     return answers
                 tx = after
                 self._guesses.learn(tx.values, tx.when)
-                if attempt > 1 and not self.driver.pauses:
-                    await asyncio.sleep(random.randrange(attempt**2) / 1000)  # noqa: S311
+                if attempt >= _AT_ONCE and not self.driver.pauses:
+                    await asyncio.sleep(random.randrange(attempt) / 1000)  # noqa: S311
         except BaseException:
             await tx.abandon()
             raise
