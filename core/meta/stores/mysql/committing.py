@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from asyncmy import errors
 
@@ -40,10 +40,16 @@ _COMMIT: Final = b"COMMIT"
 _TRIES: Final = 8
 
 
-class Job(NamedTuple):
-    checks: Sequence[Check]
-    writes: Sequence[Write]
-    work: Work
+class Job:
+    """One commit. started: it is on its way to the server."""
+
+    __slots__ = ("checks", "started", "work", "writes")
+
+    def __init__(self, checks: Sequence[Check], writes: Sequence[Write], max_id: int) -> None:
+        self.checks = checks
+        self.writes = writes
+        self.work = Work(checks, writes, max_id)
+        self.started = False
 
 
 class _Uncertain(Exception):
@@ -62,12 +68,27 @@ class Committer:
         self.transactions = 0
 
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write], max_id: int) -> Outcome:
-        return await self._batcher.submit(Job(checks, writes, Work(checks, writes, max_id)))
+        """A caller that is cancelled leaves the queue; once its commit is under way, it waits for the end of it, so
+        that nothing happens behind its back."""
+        job = Job(checks, writes, max_id)
+        future = self._batcher.submit(job)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if job.started:
+                await asyncio.wait([future])
+                if not future.cancelled():
+                    future.exception()  # it has been looked at
+            else:
+                future.cancel()
+            raise
 
     async def drain(self) -> None:
         await self._batcher.drain()
 
     async def _run(self, jobs: Sequence[Job]) -> list[Outcome | BaseException]:
+        for job in jobs:
+            job.started = True
         answers: dict[int, Outcome | BaseException] = {}
         for members in group([(i, job.work) for i, job in enumerate(jobs)], MOST):
             answers |= await self._transaction(members, jobs)
