@@ -11,13 +11,12 @@ import importlib
 import logging
 import os
 import time
-from functools import partial
 from typing import Any, Final
 
 from core.chunk.blockcache import BlockCache
 from core.chunk.cachedir import CacheLimits
 from core.chunk.diskcache import DiskCache
-from core.chunk.merge import merge_pieces
+from core.chunk.merge import Merger
 from core.chunk.store import BlockSliceStore
 from core.config import mask_url, parse_meta_url
 from core.errors import ConfigError, ObjectError, VolumeError
@@ -171,7 +170,7 @@ async def open_volume(
         await slices.start()
         if not read_only:
             meta.remove_slice = slices.remove
-            meta.merge_slices = partial(merge_pieces, slices)
+            meta.merge_slices = Merger(slices)
             meta.on_deleted = meta.delete_data_soon
             meta.on_freed = meta.delete_slices_soon
         if session:

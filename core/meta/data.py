@@ -271,7 +271,19 @@ class Data(Inodes):
 
     # -- length --------------------------------------------------------------------------------------------------
 
-    async def charge_length(self, tx: Tx, ino: int, attr: Attr, length: int) -> None:
+    async def node_and_parents(self, tx: Tx, ino: int) -> tuple[Attr | None, dict[int, int] | None]:
+        """A node whose length may change, verified at commit, and the directories that hold links to it, if they came
+        along in the same trip."""
+        if tx.recent is not None and tx.recent.get(k.node(ino)) is not None:
+            (attr,) = await tx.read(k.node(ino))
+            return attr, None
+        attr, parents = await tx.peek(k.node(ino), k.parents(ino))
+        tx.expect(k.node(ino), attr)
+        return attr, parents
+
+    async def charge_length(
+        self, tx: Tx, ino: int, attr: Attr, length: int, parents: dict[int, int] | None = None
+    ) -> None:
         """Account a new length: volume, owner, and every directory that holds a link (semantics §2.4)."""
         if length == attr.length:
             return
@@ -286,7 +298,9 @@ class Data(Inodes):
             )
             return
         await self.charge(tx, 0, 0, space, 0, uid=attr.uid, gid=attr.gid)
-        (parents,) = await tx.peek(k.parents(ino))
+        if parents is None:
+            (parents,) = await tx.peek(k.parents(ino))
+            assert parents is not None
         for parent, count in parents.items():
             await self.charge(tx, parent, (length - attr.length) * count, space * count, 0, volume=False, owner=False)
 
@@ -299,7 +313,7 @@ class Data(Inodes):
             raise FsError(errno.EFBIG, f"inode {ino}: length {length} is over the limit of 2^57 - 1 bytes")
 
         async def body(tx: Tx) -> tuple[Tx, Attr]:
-            (attr,) = await tx.read(k.node(ino))
+            attr, parents = await self.node_and_parents(tx, ino)
             if attr is None:
                 raise FsError(errno.ENOENT, f"inode {ino} does not exist")
             if attr.type != FILE or attr.flags & (FLAG_IMMUTABLE | FLAG_APPEND) or (attr.in_trash and not opened):
@@ -313,7 +327,7 @@ class Data(Inodes):
             new = msgspec.structs.replace(attr, length=reached, mtime_ns=now, ctime_ns=now)
             tx.put(k.node(ino), new)
             self.log_change(tx, "TRUNCATE", ino, attr.length, reached, int(opened), now=now)
-            await self.charge_length(tx, ino, attr, reached)
+            await self.charge_length(tx, ino, attr, reached, parents)
             return tx, new
 
         while True:

@@ -70,8 +70,8 @@ class Ranges(Data):
         done = offset  # where the holes recorded so far end
 
         async def body(tx: Tx) -> tuple[Tx, Attr, int]:
-            (attr,) = await tx.read(k.node(ino))
-            await self._require_allocatable(ino, attr, mode, caller)
+            found, parents = await self.node_and_parents(tx, ino)
+            attr = await self._require_allocatable(ino, found, mode, caller)
             length = attr.length if mode & FALLOC_KEEP_SIZE else max(attr.length, offset + size)
             end = min(offset + size, attr.length)
             if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE) and done < end:
@@ -85,7 +85,7 @@ class Ranges(Data):
             tx.put(k.node(ino), new)
             part = reached - done if reached < end else offset + size - done
             self.log_change(tx, "FALLOCATE", ino, done, part, mode, now=now)
-            await self.charge_length(tx, ino, attr, length)
+            await self.charge_length(tx, ino, attr, length, parents)
             return tx, new, reached if reached < end else -1
 
         while True:
@@ -111,7 +111,7 @@ class Ranges(Data):
         if offset + size >= MAX_FILE_LENGTH:
             raise FsError(errno.EFBIG, f"inode {ino}: fallocate up to {offset + size}, the limit is 2^57 - 1 bytes")
 
-    async def _require_allocatable(self, ino: int, attr: Attr | None, mode: int, caller: Caller) -> None:
+    async def _require_allocatable(self, ino: int, attr: Attr | None, mode: int, caller: Caller) -> Attr:
         if attr is None:
             raise FsError(errno.ENOENT, f"inode {ino} does not exist")
         if attr.type == FIFO:
@@ -121,6 +121,7 @@ class Ranges(Data):
         await self.require_access(caller, ino, attr, WRITE)
         if attr.flags & FLAG_APPEND and mode & ~FALLOC_KEEP_SIZE:
             raise FsError(errno.EPERM, f"inode {ino} is append-only; no hole can be made in it")
+        return attr
 
     async def _punch(self, tx: Tx, ino: int, start: int, end: int) -> int:
         """Zero records over [start, end), as far as one transaction reaches; returns where they end."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
-from core.chunk.merge import merge_pieces
+from core.chunk.merge import Merger
 from core.chunk.naming import parse_block_key
 from core.chunk.store import BlockSliceStore
 from core.chunk.transfer import BlockMissing
@@ -34,7 +33,7 @@ class Client:
             memory_budget=32 << 20,
         )  # fmt: skip
         meta.remove_slice = self.slices.remove
-        meta.merge_slices = partial(merge_pieces, self.slices)
+        meta.merge_slices = Merger(self.slices)
         meta.on_deleted = meta.delete_data_soon
         meta.on_freed = meta.delete_slices_soon
 

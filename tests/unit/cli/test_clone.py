@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
+from core.volume import open_volume
 from tests.unit.cli.conftest import Sluice
 
 
@@ -75,3 +77,33 @@ def test_what_is_refused_says_why(sluice: Sluice, filled: str, source: str, targ
     refused = sluice("clone", filled, source, target)
     assert refused.code == 1 and words in refused.err, refused.err
     assert refused.err.count("\n") == 1
+
+
+async def abandoned(url: str) -> int:
+    """Remove trees that a clone left behind, as the hourly job does a day later."""
+    volume = await open_volume(url, jobs=False)
+    try:
+        return await volume.meta.clean_detached(-60)
+    finally:
+        await volume.close()
+
+
+@pytest.mark.parametrize(
+    "point, left", [("clone.started", 1), ("clone.batch", 1), ("clone.built", 1), ("clone.attached", 0)]
+)
+def test_a_clone_that_dies_is_whole_or_invisible(
+    sluice: Sluice, filled: str, tmp_path: Path, point: str, left: int
+) -> None:
+    before = objects(tmp_path)
+    assert sluice("clone", filled, "/set", "/copy", env={"SLUICE_FAILPOINTS": f"{point}=kill"}).code == -9
+    assert (sluice("ls", filled, "/copy").code == 0) == (left == 0)
+    assert sluice("fsck", filled).code == 0
+    assert asyncio.run(abandoned(filled)) == left
+    assert objects(tmp_path) == before
+    assert sluice("fsck", filled).code == 0
+    now = {"JFS_GC_SKIPPEDTIME": "0"}
+    report = sluice("gc", filled, "--output", "json", env=now).json
+    assert (report["detached"], report["leaked"]["objects"], report["miscounted"]) == (0, 0, 0)
+    assert "counters" not in report or report["counters"] is None
+    assert sluice("cp", filled, "-r", ":/set", tmp_path / "out").code == 0
+    assert (tmp_path / "out/b/c").read_bytes() == b"c"

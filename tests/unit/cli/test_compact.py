@@ -84,3 +84,20 @@ def test_one_bad_path_does_not_stop_the_others(sluice: Sluice, volume: str, path
     asyncio.run(write_in_pieces(volume, 3))
     done = sluice("compact", volume, path, "/d")
     assert done.code == 1 and words in done.err and "compacted 3 of 3 chunks" in done.err
+
+
+@pytest.mark.parametrize("point", ["compact.stored", "compact.committed"])
+def test_a_compaction_that_dies_leaves_what_gc_finds(sluice: Sluice, volume: str, tmp_path: Path, point: str) -> None:
+    assert sluice("config", volume, "--trash-days", 0, "--yes").code == 0
+    contents = asyncio.run(write_in_pieces(volume, 6))
+    assert sluice("compact", volume, "/d", env={"SLUICE_FAILPOINTS": f"{point}=kill:2"}).code == -9
+    assert slices(tmp_path) > 3
+    require_contents(sluice, volume, tmp_path, contents)
+    now = {"JFS_GC_SKIPPEDTIME": "0"}
+    report = sluice("gc", volume, "--output", "json", env=now).json
+    assert report["leaked"]["objects"] > 0 or report["unusedSlices"] > 0
+    assert sluice("gc", volume, "--delete", "--compact", env=now).code == 0
+    assert slices(tmp_path) == 3
+    assert sluice("fsck", volume).code == 0
+    report = sluice("gc", volume, "--output", "json", env=now).json
+    assert (report["leaked"]["objects"], report["pending"]["objects"], report["miscounted"]) == (0, 0, 0)
