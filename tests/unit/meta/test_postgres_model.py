@@ -120,7 +120,8 @@ async def some_checks(rng: random.Random, model: RecordStore) -> list[Check]:
 
 async def outcome(store: RecordStore, checks: list[Check], writes: list[Write]) -> Any:
     try:
-        return await store.commit(checks, writes)
+        found = await store.commit(checks, writes)
+        return sorted(set(found.freed)), sorted(set(found.no_dirstat))
     except Conflict:
         return Conflict
 

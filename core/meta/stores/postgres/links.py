@@ -126,24 +126,14 @@ class Links:
             return self._writer
 
     async def reader(self) -> Wire:
-        """The one with the fewest questions under way."""
-        best = -1
-        for at, wire in enumerate(self._readers):
-            if wire is not None and wire.broken is None:
-                if wire.load == 0:
-                    return wire
-                if best < 0 or wire.load < self._readers[best].load:  # type: ignore[union-attr]
-                    best = at
-            elif best < 0:
-                return await self._reader(at)
-            else:
-                break
-        for at, wire in enumerate(self._readers):  # all are busy: open another one, if there may be one
-            if wire is None or wire.broken is not None:
-                return await self._reader(at)
-        found = self._readers[best]
-        assert found is not None
-        return found
+        """An idle one, else a new one if there may be one, else the one with the fewest questions under way."""
+        open_ones = [wire for wire in self._readers if wire is not None and wire.broken is None]
+        for wire in open_ones:
+            if not wire.load:
+                return wire
+        if len(open_ones) == len(self._readers):
+            return min(open_ones, key=lambda wire: wire.load)
+        return await self._reader(next(at for at, w in enumerate(self._readers) if w is None or w.broken is not None))
 
     async def _reader(self, at: int) -> Wire:
         async with self._connecting:
