@@ -423,15 +423,23 @@ for i = 1, #writes do
       new[A[j]] = true
       sids[match(A[j], '^%d+')] = true
     end
+    local changed = false
     for _, field in ipairs(call('HKEYS', key)) do
       if not new[field] then
         local sid = match(field, '^%d+')
         call('HDEL', key, field)
         if sid and not sids[sid] then call('SREM', P .. 'locked' .. sid, key) end
+        changed = true
       end
     end
-    for j = a + 2, a + 2 * n, 2 do call('HSET', key, A[j], A[j + 1]) end
-    for sid in pairs(sids) do call('SADD', P .. 'locked' .. sid, key) end
+    -- One of a thousand readers comes or goes: the others' fields needn't be written again.
+    for j = a + 2, a + 2 * n, 2 do
+      if call('HGET', key, A[j]) ~= A[j + 1] or not changed and j == a + 2 * n then
+        call('HSET', key, A[j], A[j + 1])
+        call('SADD', P .. 'locked' .. match(A[j], '^%d+'), key)
+        changed = true
+      end
+    end
     a = a + 1 + 2 * n
   end
 end
