@@ -15,11 +15,11 @@ from core.errors import FsError
 from core.findings import KINDS, Finding
 from core.meta import keys as k
 from core.meta.meta import Meta
-from core.meta.records import ROOT, TRASH, Attr, node_space
+from core.meta.records import ROOT, TRASH, Attr, DirStat, node_space
 from core.meta.recount import Sample, measure
 from core.object.api import ObjectStore
 from core.recounting import LIMIT, Progress, one_pass, quiet
-from core.repair import DIRECTORY_MODE, repair
+from core.repair import DIRECTORY_MODE, repair, statistics_lack
 
 #: Repairs bring the next thing to light: what a recreated directory holds, for one, or the rest of very many.
 _ROUNDS: Final = 100
@@ -36,10 +36,11 @@ async def check(
     """
     found = await one_pass(meta, objects, progress)
     if found and confirm:
+        again: dict[tuple[str, object], Finding] = {}
         if any(finding.kind not in _MEASURED for finding in found):
-            again = set(await one_pass(meta, objects, progress))
-            found = [finding for finding in found if finding in again or finding.kind in _MEASURED]
-        found = [sure for finding in found if (sure := await _confirmed(meta, finding)) is not None]
+            again = {(finding.kind, finding.key): finding for finding in await one_pass(meta, objects, progress)}
+        sure = [await _confirmed(meta, finding, again.get((finding.kind, finding.key))) for finding in found]
+        found = [finding for finding in sure if finding is not None]
     if meta.user_group_quota:
         progress("users and groups", 0)
         found += [
@@ -49,8 +50,8 @@ async def check(
     return found
 
 
-async def _confirmed(meta: Meta, finding: Finding) -> Finding | None:
-    """Totals: what is certain about them while others work."""
+async def _confirmed(meta: Meta, finding: Finding, again: Finding | None) -> Finding | None:
+    """The finding if the second pass saw the same; of totals, what is certain about them while others work."""
     if finding.kind == "counters":
         lacks = await measure(lambda: _count_nodes(meta))
         if not lacks:
@@ -66,7 +67,11 @@ async def _confirmed(meta: Meta, finding: Finding) -> Finding | None:
         return finding._replace(
             stored=(checked.stored.used_space, checked.stored.used_inodes), expected=checked.counted
         )
-    return finding
+    if finding.kind == "dirstat" and again is not None and again != finding and again.stored is not None:
+        lack = await statistics_lack(meta, finding.key[0])
+        expected = DirStat(*(a + b for a, b in zip(again.stored, lack, strict=True)))
+        return again._replace(expected=expected) if any(lack) else None
+    return finding if finding == again else None
 
 
 async def _count_nodes(meta: Meta) -> Sample:

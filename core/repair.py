@@ -79,14 +79,20 @@ async def _repair_statistics(meta: Meta, ino: int) -> bool:
     """By a recount that nothing disturbed; of a directory that never rests, what is certain is added."""
     before = (await meta.store.read(k.dirstat(ino)))[0]
     await meta.recount_directory(ino)
-    if before is None:
-        return True
+    if before is not None:
+        lacks = await statistics_lack(meta, ino)
+        if any(lacks):
+            await meta.store.commit([], [(ADD, k.dirstat(ino), lacks)])
+    return True
+
+
+async def statistics_lack(meta: Meta, ino: int) -> DirStat:
+    """What the statistics of a directory certainly lack while others change it. The length only if it rests."""
+    length = 0
 
     async def stored() -> DirStat:
         (stat,) = await meta.store.read(k.dirstat(ino))
         return DirStat(*stat) if stat is not None else DirStat(0, 0, 0)
-
-    length = 0
 
     async def count() -> Sample:
         nonlocal length
@@ -97,9 +103,7 @@ async def _repair_statistics(meta: Meta, ino: int) -> bool:
         return Sample(first[1:], counted[1:], last[1:], counted.length)
 
     lacks = await measure(count)
-    if lacks or length:
-        await meta.store.commit([], [(ADD, k.dirstat(ino), DirStat(length, lacks.space, lacks.inodes))])
-    return True
+    return DirStat(length, lacks.space, lacks.inodes)
 
 
 async def _repair_quota(meta: Meta, ino: int) -> bool:
