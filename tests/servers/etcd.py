@@ -12,6 +12,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,62 @@ class EtcdServer(Server):
         if self.tls and "cacert" not in options and "verify" not in options:
             options = f"?cacert={self.folder}/ca.pem"
         return f"etcd://{user}127.0.0.1:{self.port}{prefix}{options}"
+
+
+class EtcdMember(Server):
+    """One of several members; `EtcdCluster` makes them."""
+
+    def __init__(self, name: str, peer_port: int, cluster: str) -> None:
+        program = require("etcd", HINT)
+
+        def command(port: int, folder: Path) -> Sequence[str]:
+            here, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer_port}"
+            return [
+                program, "--name", name, "--data-dir", str(folder / "data"), "--listen-client-urls", here,
+                "--advertise-client-urls", here, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", cluster, "--heartbeat-interval", "50", "--election-timeout", "300",
+            ]  # fmt: skip
+
+        super().__init__(command, env={"ETCD_UNSAFE_NO_FSYNC": "true"}, name=f"etcd {name}")
+
+    def status(self) -> dict[str, Any]:
+        """member_id in the header, leader, revision."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v3/maintenance/status", b"{}")
+        with urllib.request.urlopen(request, timeout=2) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+
+class EtcdCluster:
+    """Three members on one machine. `url` names all of them."""
+
+    def __init__(self) -> None:
+        ports = [free_port() for _ in range(3)]
+        cluster = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(ports))
+        self.members = [EtcdMember(f"m{i}", port, cluster) for i, port in enumerate(ports)]
+
+    def __enter__(self) -> EtcdCluster:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda member: member.start(), self.members))
+        wait_for(lambda: self.leader() is not None, what="a leader of three etcds")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for member in self.members:
+            member.__exit__()
+
+    def leader(self) -> EtcdMember | None:
+        for member in self.members:
+            try:
+                status = member.status()
+            except OSError:
+                continue
+            if status.get("leader") and status["leader"] == status["header"]["member_id"]:
+                return member
+        return None
+
+    def url(self, prefix: str = "/jfs") -> str:
+        return f"etcd://{','.join(f'127.0.0.1:{member.port}' for member in self.members)}{prefix}"
 
 
 def b64(raw: bytes) -> str:

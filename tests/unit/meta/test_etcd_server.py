@@ -23,7 +23,7 @@ from core.meta.store import ADD, DELETE, EXACT, IDENTITY, PATCH, PUT, Tx, Write
 from core.meta.stores.etcd import EtcdStore, connection
 from core.meta.stores.etcd.channel import Channel
 from core.meta.stores.kv.driver import Range, SnapshotGone
-from tests.servers.etcd import EtcdServer, b64
+from tests.servers.etcd import EtcdCluster, EtcdServer, b64
 from tests.servers.process import free_port
 
 NODE = Attr(DIRECTORY, 0o755, 0, 0, 1, 2, 3, 2, 4096, 0, 1)
@@ -150,6 +150,45 @@ async def test_another_endpoint_takes_over(server: EtcdServer) -> None:
         async with opened(f"etcd://{','.join(places)}/jfs") as store:
             await store.commit([], [(PUT, k.symlink(1), b"x")])
             assert await store.read(k.symlink(1)) == [b"x"]
+
+
+async def test_a_leader_that_dies_loses_nothing_that_was_acknowledged() -> None:
+    """Three members, the leader is killed under load, and comes back. Each commit is an entry and a count."""
+    with EtcdCluster() as cluster:
+        async with opened(cluster.url()) as one, opened(cluster.url(), empty=False) as two:
+            acknowledged: set[bytes] = set()
+            unsure: set[bytes] = set()
+            killed = asyncio.Event()
+            enough = asyncio.Event()
+
+            async def create(store: EtcdStore, worker: int) -> None:
+                number = after = 0
+                while after < 20:  # go on for a while with what is left of the cluster
+                    name = b"%d-%d" % (worker, number)
+                    number += 1
+                    writes: list[Write] = [(PUT, k.entry(1, name), Entry(FILE, 9)), (ADD, k.counter("totalInodes"), 1)]
+                    try:
+                        await store.commit([(EXACT, k.entry(1, name), None)], writes)
+                        acknowledged.add(name)
+                        after += killed.is_set()
+                    except MetaError as e:
+                        assert e.retryable
+                        if e.uncertain:
+                            unsure.add(name)
+                    if len(acknowledged) > 100:
+                        enough.set()
+
+            workers = [asyncio.ensure_future(create((one, two)[i % 2], i)) for i in range(8)]
+            await enough.wait()
+            leader = cluster.leader()
+            assert leader is not None
+            leader.kill()
+            killed.set()
+            await asyncio.gather(*workers)
+            await asyncio.to_thread(leader.start)
+            found = {entry.name for entry in await two.list_entries(1, b"", 100_000)}
+            assert acknowledged <= found <= acknowledged | unsure
+            assert await one.read(k.counter("totalInodes")) == [len(found)]
 
 
 # -- users and TLS -----------------------------------------------------------------------------------------------
