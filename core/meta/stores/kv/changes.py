@@ -66,8 +66,8 @@ class Commit(Change):
             if key in settled:
                 continue
             if op == ADD:
-                # Slices that nobody shares have no record; counters, statistics and quotas mostly have one.
-                self._depend(key, None, guess=key[0] == k.SLICEREF)
+                # Slices and files that nobody shares have no count; counters, statistics and quotas mostly have one.
+                self._depend(key, None, guess=key[0] in (k.SLICEREF, k.PARENT))
             elif op == APPEND or (op == PUT_NEW and not (key[0] == k.SLICEREF and value == 1)):
                 self._depend(key, None, guess=key[0] != k.COUNTER)
             elif op == PATCH:
