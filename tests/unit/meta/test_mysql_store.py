@@ -62,9 +62,9 @@ def packets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     sent: list[bytes] = []
     run = Connection.run
 
-    async def counted(self: Connection, text: bytes) -> Any:
+    async def counted(self: Connection, text: bytes, **options: Any) -> Any:
         sent.append(text)
-        return await run(self, text)
+        return await run(self, text, **options)
 
     monkeypatch.setattr(Connection, "run", counted)
     return sent

@@ -32,7 +32,7 @@ ENV: dict[str, str] = {}
         ("mysql://u@h/vol?tls-ca-cert-file=/ca.pem", MySQLURL(host="h", user="u", tls="custom", ca_file="/ca.pem")),
         ("mysql://u@(h)/vol?timeout=500ms", MySQLURL(host="h", user="u", connect_timeout_s=0.5)),
         ("mysql://u@(h)/vol?readTimeout=1m30s&max_idle_time=7", MySQLURL("h", user="u", read_timeout_s=90, idle_s=7)),
-        ("mysql://u@(h)/vol?max_open_conns=2&parseTime=true&loc=Local", MySQLURL(host="h", user="u", connections=2)),
+        ("mysql://u@(h)/vol?max_open_conns=4&parseTime=true&loc=Local", MySQLURL(host="h", user="u", connections=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

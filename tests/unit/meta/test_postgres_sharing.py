@@ -16,7 +16,7 @@ from core.meta import keys as k
 from core.meta.format import new_format
 from core.meta.meta import Meta, init_format
 from core.meta.records import DIRECTORY, FILE, ROOT, Attr, DirStat, Entry, NodePatch
-from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, PATCH, PUT, RecordStore, Write
+from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, LOG, PATCH, PUT, RecordStore, Write
 from core.meta.stores.postgres import PostgresStore
 from tests.servers.postgres import USER, PostgresServer
 
@@ -323,3 +323,55 @@ async def test_two_clients_race_for_every_name(store: PostgresStore, peer: Postg
     assert isinstance(stat, DirStat) and stat.inodes == 25
     for meta in metas:
         await meta.end_session()
+
+
+# -- what the suites don't reach ------------------------------------------------------------------------------------
+
+
+async def test_the_change_log_is_written_with_the_commit_read_in_order_and_trimmed(store: PostgresStore) -> None:
+    async def commit(i: int) -> None:
+        await store.commit([], [(PUT, k.symlink(i), b"x"), (LOG, (k.CHANGELOG,), b"%d|A" % i)])
+
+    await asyncio.gather(*[commit(i) for i in range(50)])
+    with pytest.raises(Conflict):
+        await store.commit([(EXACT, k.symlink(1), None)], [(LOG, (k.CHANGELOG,), b"never")])
+    lines = [(key[1], line) async for key, line in store.scan(k.CHANGELOG)]
+    versions = [version for version, _ in lines]
+    assert versions == sorted(set(versions)) and {line for _, line in lines} == {b"%d|A" % i for i in range(50)}
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG, versions[29])] == versions[30:]
+    assert await store.trim_log(versions[9]) == 10
+    assert [key[1] async for key, _ in store.scan(k.CHANGELOG)] == versions[10:]
+    two: list[Write] = [(LOG, (k.CHANGELOG,), b"first"), (LOG, (k.CHANGELOG,), b"second")]
+    await store.commit([], two)
+    assert [line async for _, line in store.scan(k.CHANGELOG, versions[-1])] == [b"first", b"second"]
+
+
+async def test_link_counts_are_derived_from_entries(store: PostgresStore) -> None:
+    linked = Attr(FILE, 0o644, 0, 0, 0, 0, 0, 3, 0, 0, 0)
+    await store.commit(
+        [],
+        [
+            *((PUT, k.node(ino), linked) for ino in (5, 6)),
+            (PUT, k.node(7), PLAIN),
+            *((PUT, k.entry(p, name), Entry(FILE, 5)) for p, name in ((1, b"a"), (1, b"b"), (2, b"a"))),
+            (PUT, k.entry(1, b"c"), Entry(FILE, 7)),
+        ],
+    )
+    assert {key: n async for key, n in store.scan(k.PARENT)} == {k.parent(5, 1): 2, k.parent(5, 2): 1}
+
+
+async def test_many_tasks_share_few_statements(server: PostgresServer, store: PostgresStore) -> None:
+    """64 creates and 64 reads at once: a handful of transactions, not 128."""
+    await store.commit([], [(PUT, k.node(1), DIR)])
+
+    async def create(i: int) -> None:
+        await store.commit(
+            [(IDENTITY, k.node(1), DIR), (EXACT, k.entry(1, b"%d" % i), None)],
+            [(PUT, k.entry(1, b"%d" % i), Entry(FILE, 100 + i)), (PATCH, k.node(1), NodePatch(0, i, i))],
+        )
+        assert await store.read(k.entry(1, b"%d" % i)) == [Entry(FILE, 100 + i)]
+
+    number = "SELECT pg_current_xact_id()::text"
+    before = int(server.psql(number, "shared"))
+    await asyncio.gather(*[create(i) for i in range(64)])
+    assert int(server.psql(number, "shared")) - before <= 8

@@ -157,13 +157,9 @@ class Committer:
         for i, packet in enumerate(packets):
             try:
                 results += await connection.run(packet)
-            except errors.MySQLError as e:
-                unheard = 2000 <= failures.code_of(e) < 3000 and failures.code_of(e) not in failures.NOT_SENT
-                if unheard and i == len(packets) - 1:
-                    raise _Uncertain from e
-                raise
-            except BaseException as e:
-                if i == len(packets) - 1 and isinstance(e, Exception):
+            except Exception as e:
+                doubtful = failures.is_lost(e) and not failures.not_sent(e)
+                if doubtful and i == len(packets) - 1:
                     raise _Uncertain from e
                 raise
         return results

@@ -32,6 +32,7 @@ log = logging.getLogger("sluice.meta.mysql")
 PAUSES_S: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: Of the server's max_allowed_packet, so that headers fit.
 _MARGIN: Final = 1024
+_AN_HOUR_S: Final = 3600.0
 
 #: What every session needs, whatever the server's defaults: format §5.1; strict, or an id that is too large would be
 #: cut silently. MySQL caches AUTO_INCREMENT values for a day unless told otherwise; MariaDB skips that comment.
@@ -75,11 +76,14 @@ class Connection:
         """False as soon as the server has closed it, idle or not."""
         return not self.broken and self._wire.connected and not self._wire._stream_broken
 
-    async def run(self, text: bytes) -> list[Result]:
-        """All statements of one packet. Raises the driver's error of the first that fails."""
+    async def run(self, text: bytes, *, patient: bool = False) -> list[Result]:
+        """All statements of one packet. Raises the driver's error of the first that fails.
+
+        patient: it may take longer than any answer should, as ALTER TABLE does.
+        """
         wire = self._wire
         # A watchdog instead of a timeout around every read: cheaper, and a half-read connection is of no use anyway.
-        guard = self._loop.call_later(self._url.read_timeout_s, self.close)
+        guard = self._loop.call_later(_AN_HOUR_S if patient else self._url.read_timeout_s, self.close)
         try:
             await wire.query(text)
             got = wire._result
@@ -100,11 +104,11 @@ class Connection:
         self.used_at = self._loop.time()
         return results
 
-    async def run_all(self, texts: Sequence[bytes]) -> list[Result]:
+    async def run_all(self, texts: Sequence[bytes], *, patient: bool = False) -> list[Result]:
         """Any number of statements: one packet, or as few as the server's limit allows."""
         results: list[Result] = []
         for packet in self.packets(texts):
-            results += await self.run(packet)
+            results += await self.run(packet, patient=patient)
         return results
 
     def packets(self, texts: Sequence[bytes]) -> list[bytes]:

@@ -25,8 +25,7 @@ GUARD: Final = 1690
 NO_DATABASE: Final = 1049
 #: READ COMMITTED with a binary log of statements: the server refuses to write.
 NEEDS_REPEATABLE_READ: Final = 1665
-#: The connection was closed before anything was sent.
-NOT_SENT: Final = frozenset((0, 2006))
+_GONE: Final = 2006  # before the statement was sent completely
 TOO_LARGE: Final = 1153
 #: A server that goes away says so as an answer: nothing was done, and nothing can be done on this connection.
 LEAVING: Final = frozenset((1053, 1077, 1079, 1927, 1928, 3168, 4031))
@@ -76,6 +75,11 @@ def is_lost(error: BaseException) -> bool:
         number = code_of(error)
         return number == 0 or 2000 <= number < 3000 or number in LEAVING or isinstance(error, errors.InterfaceError)
     return not isinstance(error, MetaError | Conflict)
+
+
+def not_sent(error: BaseException) -> bool:
+    """Is it certain that the server has not got the statement? Every other lost connection leaves a doubt."""
+    return code_of(error) == _GONE or (isinstance(error, errors.InterfaceError) and error.args[:1] == (0,))
 
 
 def is_race(error: BaseException) -> bool:

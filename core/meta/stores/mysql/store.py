@@ -74,7 +74,8 @@ class MySQLStore(RecordStore):
         self._queries = Queries(self._names)
         self._writer = Writer(self._names)
         self._pool = Pool(url)
-        self._write_pool = Pool(url, READ_COMMITTED, most=2)
+        # Commits go one after the other; ids are reserved beside them.
+        self._write_pool = Pool(url, READ_COMMITTED, most=2 if url.connections > 1 else 1)
         self._committer = Committer(self._write_pool, self._queries, self._writer, url.where)
         self._turns = Turns(self._committer.drain)
         self._scanner = Scanner(self._names, self._ask_one)
@@ -137,7 +138,7 @@ class MySQLStore(RecordStore):
             async with self._pool.connection() as connection:
                 for statement in missing:
                     try:
-                        await connection.run(statement)
+                        await connection.run(statement, patient=True)
                     except errors.MySQLError as e:
                         if failures.code_of(e) not in schema.ALREADY_THERE:  # another client does the same
                             raise failures.translate(e, self._url.where, "creating tables") from e
@@ -281,19 +282,20 @@ class MySQLStore(RecordStore):
     async def _execute(
         self, texts: Iterable[bytes], doing: str, *, pool: Pool | None = None, once: bool = False
     ) -> list[Result]:
-        """Statements that may be repeated if the connection breaks; with `once`, only if they were never sent."""
+        """Statements that may be repeated if the connection breaks; with `once`, if they were never sent, and take
+        their time."""
         lost: BaseException = BaseException()
         for _ in range(_READ_TRIES):
             try:
                 async with (pool or self._pool).connection() as connection:
                     try:
-                        return await connection.run_all(list(texts))
+                        return await connection.run_all(list(texts), patient=once)
                     except errors.MySQLError:
                         await connection.rollback()
                         raise
             except errors.MySQLError as e:
                 lost = e
-                if not failures.is_lost(e) or (once and failures.code_of(e) not in failures.NOT_SENT):
+                if not failures.is_lost(e) or (once and not failures.not_sent(e)):
                     break
         raise failures.translate(lost, self._url.where, doing) from lost
 

@@ -64,7 +64,7 @@ class MySQLURL:
     read_timeout_s: float = 60.0
     idle_s: float = 300.0  # a connection that rested longer is closed, before a firewall forgets it
     lock_wait_s: int = 10
-    connections: int = 4
+    connections: int = 4  # for reading; commits have two more
 
     @property
     def where(self) -> str:
@@ -117,8 +117,8 @@ def parse_url(text: str, env: Mapping[str, str] | None = None) -> MySQLURL:
     usual = MySQLURL()
     limit = _whole("max_open_conns", options.get("max_open_conns", ""), 0)
     connections = _whole("connections", options.get("connections", ""), usual.connections)
-    if limit:
-        connections = min(connections, limit)
+    if limit:  # two of them are for commits
+        connections = min(connections, limit - 2)
     return MySQLURL(
         host=host,
         port=port,
