@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring the error of a total that moves: exact when nothing does, never more than is certain when something does."""
+"""Measuring the error of a total that moves: exact when nothing does, never more than is certain otherwise."""
 
 from __future__ import annotations
 
