@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from tests.servers.process import Server, missing, require, wait_for
+from tests.servers.redis import make_certificates
 
 HINT = "apt-get install postgresql"
 USER = "sluice"
@@ -49,7 +50,7 @@ class PostgresServer(Server):
     Every database is made by `create(name)`. Passwords are asked for over TCP only.
     """
 
-    def __init__(self, *settings: str, fsync: bool = True) -> None:
+    def __init__(self, *settings: str, fsync: bool = True, tls: bool = False) -> None:
         initdb, postgres = program("initdb"), program("postgres")
         self._program = postgres
 
@@ -57,8 +58,15 @@ class PostgresServer(Server):
             data = folder / "data"
             if not data.exists():
                 self._init(initdb, folder, data)
+                if tls:
+                    for path in make_certificates(folder):
+                        path.chmod(0o600)
+                        if os.geteuid() == 0:
+                            os.chown(path, NOBODY, NOBODY)
             options = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
             options += [f"fsync={'on' if fsync else 'off'}", "max_connections=60", *settings]
+            if tls:
+                options += ["ssl=on", f"ssl_cert_file={folder}/ca.pem", f"ssl_key_file={folder}/key.pem"]
             chosen = [part for option in options for part in ("-c", option)]
             return as_server(postgres, "-D", str(data), *chosen)
 

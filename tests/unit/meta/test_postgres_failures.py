@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -58,6 +59,25 @@ async def test_refusals_at_connecting_say_what_to_do(server: PostgresServer) -> 
         await PostgresStore.from_url(server.url("none")).open()
     with pytest.raises(ConfigError, match="SSL was required"):
         await PostgresStore.from_url(server.url("v", "?sslmode=require")).open()
+
+
+async def test_tls_options_are_those_of_libpq() -> None:
+    with PostgresServer(fsync=False, tls=True) as server:
+        assert isinstance(server, PostgresServer)
+        server.create("v")
+        trusted = f"?sslmode=verify-full&sslrootcert={server.folder}/ca.pem"
+        store = PostgresStore.from_url(server.url("v", trusted))
+        await store.open()
+        await store.prepare()
+        big = os.urandom(3 << 20)  # many TLS records in each direction
+        await store.commit([], [(PUT, k.xattr(1, b"user.big"), big), (PUT, k.symlink(1), b"x")])
+        assert await store.read(k.xattr(1, b"user.big"), k.symlink(1)) == [big, b"x"]
+        encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl s JOIN pg_stat_activity USING (pid) WHERE client_port > 0"
+        assert server.psql(encrypted) == "t"
+        await store.close()
+        stranger = PostgresStore.from_url(server.url("v", "?sslmode=verify-full&sslrootcert=/nowhere/ca.pem"))
+        with pytest.raises(ConfigError, match=r"/nowhere/ca\.pem.*does not exist"):
+            await stranger.open()
 
 
 async def test_a_user_without_privileges_is_told_so(server: PostgresServer, store: PostgresStore) -> None:
