@@ -95,8 +95,8 @@ async def test_a_killed_database_loses_and_doubles_nothing(name: str) -> None:
         finally:
             load.stop = True
             await asyncio.gather(*tasks)
-        assert load.errors, "the kills were not noticed; nothing was tested"
-        assert all(e.retryable and len(str(e.strerror)) > 30 for e in load.errors), load.errors[0]
+        # A client may come through without a single error: it waits, and proves what became of a commit.
+        assert all(e.retryable and len(str(e.strerror)) > 30 for e in load.errors), load.errors[:1]
         while meta._background:
             await asyncio.gather(*meta._background, return_exceptions=True)
         found: set[bytes] = set()
@@ -106,7 +106,8 @@ async def test_a_killed_database_loses_and_doubles_nothing(name: str) -> None:
         assert load.removed & found == set(), "removed, but there again"
         assert found - load.created - load.unsure == set()
         await check_invariants(meta)
-        print(f"{name}: {load.told} acknowledged, {len(load.errors)} errors, such as: {load.errors[0].strerror}")
+        example = f", such as: {load.errors[0].strerror}" if load.errors else ""
+        print(f"{name}: {load.told} acknowledged, {len(load.errors)} errors{example}")
         await meta.close()
 
 
