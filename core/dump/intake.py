@@ -66,13 +66,12 @@ async def take_in(
     if found or binary:
         await BackupReader(peeked.read, reading).read(turn)
         verify_records(reading)
-        verify(reading)
-        complete(reading)
-        return "binary"
-    await JsonReader(peeked.read, reading).read(turn)
+    else:
+        await JsonReader(peeked.read, reading).read(turn)
     verify(reading)
-    rebuild(reading)
-    return "json"
+    if not reading.problems.error_count:
+        (complete if found or binary else rebuild)(reading)
+    return "binary" if found or binary else "json"
 
 
 def with_key(fmt: Format, pem: str, algorithm: str | None = None) -> Format:

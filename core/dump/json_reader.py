@@ -98,7 +98,11 @@ class JsonReader:
         if key == "Setting":
             self._out.take_setting(scan.value())
         elif key == "Counters":
-            self._out.stated = scan.value() or {}
+            stated = scan.value() or {}
+            if isinstance(stated, dict):
+                self._out.stated = stated
+            else:
+                self._problems.error(key, "is no object")
         elif key == "Sustained":
             for held in scan.elements():
                 count = len(held.get("inodes") or ()) if isinstance(held, dict) else 0

@@ -51,7 +51,8 @@ def load_command(meta_url: str, file: str | None, **options: Any) -> int:
     """
     if options["encrypt_algo"] and not options["encrypt_rsa_key"]:
         raise ConfigError("--encrypt-algo: it goes with --encrypt-rsa-key")
-    return run(_stat(file, options) if options["stat"] else _load(meta_url, file, options))
+    # `--stat FILE` needs no database.
+    return run(_stat(file or meta_url, options) if options["stat"] else _load(meta_url, file, options))
 
 
 async def _stat(file: str | None, options: dict[str, Any]) -> int:
