@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real mariadbd for tests: TCP with a password, and a Unix socket. Fast settings unless `durable`.
+"""Real servers for tests of MySQL's record store. `MariaDBServer`: TCP with a password, and a Unix socket; fast
+settings unless `durable`. `MySQLServer`: Oracle's, where there is one.
 
-Debian: mariadb-server (10.11). Every volume under test gets a database of its own (`url(name)` creates it).
+Debian: mariadb-server (10.11). Every volume under test gets a database of its own (`url(name)` creates it). Debian has
+no MySQL; one from elsewhere is found as `mysqld` on PATH or in the cache (`CACHE/bin`), perhaps a script around it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import getpass
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers.process import Server, require
+from tests.servers.process import CACHE, Server, missing, require
 
 USER = "sluice"
 PASSWORD = "p:w/@?% s"
@@ -93,3 +96,42 @@ class MariaDBServer(Server):
             check=True, capture_output=True,
         )  # fmt: skip
         return done.stdout.decode(errors="backslashreplace").strip()
+
+
+def _oracle() -> str:
+    """The path of a `mysqld` that is no MariaDB under an old name."""
+    for folder in (str(CACHE / "bin"), os.environ.get("PATH")):
+        program = shutil.which("mysqld", path=folder)
+        if program and "MariaDB" not in subprocess.run([program, "--version"], capture_output=True, text=True).stdout:
+            return program
+    missing("MySQL's mysqld", f"install MySQL 8 or newer, or put a script that runs it at {CACHE}/bin/mysqld")
+    raise AssertionError
+
+
+class MySQLServer(Server):
+    """One database, `suite`, at `url()`."""
+
+    def __init__(self) -> None:
+        program = _oracle()
+        account = [f"--user={getpass.getuser()}"] if os.geteuid() == 0 else []
+
+        def command(port: int, folder: Path) -> Sequence[str]:
+            data, users = folder / "data", folder / "users.sql"
+            common = [program, "--no-defaults", f"--datadir={data}", "--secure-file-priv=NULL", *account]
+            if not data.exists():
+                data.mkdir()
+                subprocess.run([*common, "--initialize-insecure"], check=True, capture_output=True)
+            users.write_text(
+                f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{PASSWORD}';\n"
+                f"GRANT ALL ON *.* TO {USER}@'%';\nCREATE DATABASE IF NOT EXISTS suite;\n"
+            )
+            return [
+                *common, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s", "--mysqlx=OFF",
+                f"--init-file={users}", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin",
+                "--innodb-buffer-pool-size=32M", "--performance-schema=OFF",
+            ]  # fmt: skip
+
+        super().__init__(command, name="mysqld")
+
+    def url(self) -> str:
+        return f"mysql://{USER}:{PASSWORD_IN_URL}@(127.0.0.1:{self.port})/suite"
