@@ -191,6 +191,7 @@ async def _repair_entry(meta: Meta, tx: Tx, finding: Finding, mode: int) -> bool
     tx.put(k.node(ino), Attr(DIRECTORY, mode, 0, 0, now, now, now, 2 + subdirs, 4096, 0, parent))
     tx.add(k.counter("usedSpace"), 4096)
     tx.add(k.counter("totalInodes"), 1)
+    meta.log_change(tx, "REPAIRDIR", ino, now=now)
     return True
 
 

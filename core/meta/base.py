@@ -409,6 +409,7 @@ class MetaBase:
         other quotas than those we know (and what lies in it was counted when it moved).
         """
         made: dict[int, int] | None = None  # directories that exist only in this transaction
+        room = self.store.caps.max_writes // 2  # checks that a commit surely has room for
         chain: list[int] = []
         while ino != ROOT and len(chain) < 4096:
             chain.append(ino)
@@ -427,7 +428,7 @@ class MetaBase:
                     self._dir_attrs.clear()
                 self._dir_parents[ino] = above
                 self._dir_attrs[ino] = attr
-            if tx is not None and attr is not None:
+            if tx is not None and attr is not None and (not room or len(tx.checks) < room):
                 check = (IDENTITY, k.node(ino), attr)
                 if check not in tx.checks:
                     tx.checks.append(check)

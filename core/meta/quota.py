@@ -140,8 +140,9 @@ class Quotas(Owners):
         """Switch a kind of accounting on in the volume's setting; records of earlier times are worth nothing."""
         owners = name == "user_group_quota"
         stale = [key async for key, _ in self.store.scan(k.QUOTA if owners else k.DIRSTAT) if not owners or key[1]]
-        for at in range(0, len(stale), _BATCH):
-            await self.store.commit([], [(DELETE, key, None) for key in stale[at : at + _BATCH]])
+        step = min(_BATCH, self.store.caps.max_writes or _BATCH)
+        for at in range(0, len(stale), step):
+            await self.store.commit([], [(DELETE, key, None) for key in stale[at : at + step]])
 
         async def body(tx: Tx) -> Format:
             (raw,) = await tx.read(k.setting())

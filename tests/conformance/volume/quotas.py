@@ -205,6 +205,26 @@ class Quotas(VolumeBase):
         assert await self.used(meta, DIRECTORY, b) == (4096 + 20480 + 4096, 3)
         await self.assert_exact(meta)
 
+    async def test_trees_of_many_and_deep_directories_are_measured_and_moved(self, meta: Meta) -> None:
+        a, _ = await meta.mkdir(ROOT, b"a")
+        b, _ = await meta.mkdir(ROOT, b"b")
+        tree, _ = await meta.mkdir(a, b"tree")
+        for n in range(150):
+            await meta.mkdir(tree, b"%d" % n)
+        deep = tree
+        for _ in range(100):
+            deep, _ = await meta.mkdir(deep, b"deep")
+        for d in (a, b, tree):
+            await meta.set_quota(DIRECTORY, d)
+        assert await self.used(meta, DIRECTORY, a) == (251 * 4096, 251)
+        await meta.rename(a, b"tree", b, b"tree")
+        await meta.create(deep, b"f")
+        assert await self.used(meta, DIRECTORY, b) == (252 * 4096, 252)
+        assert (await meta.quota_limits(deep))[0].used_inodes == 251
+        await self.assert_exact(meta)
+        assert await meta.remove_tree(b, b"tree", skip_trash=True) == 252
+        assert await self.used(meta, DIRECTORY, b) == (0, 0)
+
     async def test_a_removed_directory_takes_its_quota_along(self, meta: Meta) -> None:
         for how in ("rmdir", "rename"):
             d, _ = await meta.mkdir(ROOT, b"d")
