@@ -18,6 +18,7 @@ from core.meta.meta import Meta
 from core.meta.records import CHUNK_SIZE, ROOT, Slice
 from core.object.memory import MemStore
 from tests.conformance.volume.base import NOW, VolumeBase
+from tests.conformance.volume.changelog import lines, with_log
 from tests.conformance.volume.datapath import Client, delayed, require_nothing_lost, stored
 
 KIB = 1 << 10
@@ -277,3 +278,42 @@ class Compaction(VolumeBase):
         for ino, content in contents.items():
             assert await client.read(ino) == content
         assert await meta.compact_tree(far) == Compacted(1, 2, 0, 0, [])
+
+    async def test_a_compaction_leaves_its_line(self, client: Client) -> None:
+        meta = client.meta
+        ino, _ = await self.fragmented(client, b"f", 3)
+        with_log(meta)
+        old = await meta.read_chunk(ino, 0)
+        assert await meta.compact_chunk(ino, 0) == 2
+        await client.idle()
+        (new,) = await meta.read_chunk(ino, 0)
+        found = await lines(meta)
+        assert found[0] == f"COMPACTCHUNK({ino},0,0,3,{new.pos},{new.id},{new.size})"
+        assert sorted(found[1:]) == sorted(f"DELETESLICE({s.id},{s.size})" for s in old)
+        meta.use_format(meta.format.changed(change_log=False))
+
+    async def test_no_more_than_ten_chunks_at_a_time(self, client: Client) -> None:
+        meta = client.meta
+        files = [(await self.fragmented(client, b"f%d" % i, 5, seed=i))[0] for i in range(14)]
+        merge, running, most = meta.merge_slices, 0, 0
+        assert merge is not None
+
+        async def slow(pieces: Sequence[Slice], tier: int) -> tuple[int, int] | None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.02)
+            try:
+                return await merge(pieces, tier)
+            finally:
+                running -= 1
+
+        meta.merge_slices = slow
+        for ino in files:
+            await meta.read_chunk(ino, 0)
+        await client.idle()
+        assert most == 10
+        for ino in files:
+            await meta.read_chunk(ino, 0)
+        await client.idle()
+        assert [len(await meta.read_chunk(ino, 0)) for ino in files] == [1] * 14

@@ -23,6 +23,7 @@ from core.meta.ranges import (
 from core.meta.records import CHUNK_SIZE, DIRECTORY, FIFO, FLAG_APPEND, FLAG_IMMUTABLE, ROOT, DirStat, Slice
 from core.meta.slices import flatten, pieces_for
 from tests.conformance.volume.base import NOW, USER, VolumeBase
+from tests.conformance.volume.changelog import lines, with_log
 
 
 async def written(meta: Meta, name: bytes, slice_id: int, length: int) -> int:
@@ -202,3 +203,37 @@ class Ranges(VolumeBase):
         before = (await meta.store.read(k.quota(1, 1000)))[0].used_space
         await meta.fallocate(a, 0, 0, 100_000)
         assert (await meta.store.read(k.quota(1, 1000)))[0].used_space - before == 102400 - 4096
+
+    async def test_changes_of_content_leave_their_lines(self, meta: Meta) -> None:
+        """Format §9: the arguments that consumers of the change log get."""
+        await self.set_trash(meta, 0)
+        with_log(meta)
+        a = await written(meta, b"a", 7001, 1000)
+        b, _ = await meta.create(ROOT, b"b")
+        await meta.write_slices(a, 0, [Slice(9, 7002, 50, 0, 50), Slice(0, 0, 0, 0, 3)], NOW + 5)
+        await meta.truncate(a, 500)
+        await meta.fallocate(a, FALLOC_ZERO_RANGE, 400, 200)
+        await meta.copy_file_range(a, 100, b, 7, 300)
+        made = await meta.clone(a, ROOT, b"c", umask=0o22)
+        d, _ = await meta.mkdir(ROOT, b"d")
+        tree = await meta.clone(d, ROOT, b"e", preserve=True)
+        meta.opened(b)
+        await meta.unlink(ROOT, b"b")
+        await meta.closed(b)
+        await self.idle(meta)
+        found = [line for line in await lines(meta) if not line.startswith(("CREATE", "UNLINK", "LINK", "NEWSESSION"))]
+        secs, ns = divmod(NOW, 1_000_000_000)
+        assert found == [
+            f"WRITE({a},0,0,7001,1000,{secs},{ns}):1",
+            f"WRITE({a},0,9,7002,50,{secs},{ns + 5}):2",
+            f"WRITE({a},0,0,0,3,{secs},{ns + 5}):3",
+            f"TRUNCATE({a},1000,500,0)",
+            f"FALLOCATE({a},400,200,16)",
+            f"COPYFILERANGE({a},100,{b},7,300):307",
+            f"CLONE({a},1,c,{made.ino},0,18,true):{made.ino}",
+            f"CLONE({d},0,,{tree.ino},2,0,true):{tree.ino}",
+            f"ATTACH({tree.ino},1,e)",
+            f"DELSUSTAINED({meta.sid},{b})",
+            f"DELCHUNK({b},0)",
+        ]
+        meta.use_format(meta.format.changed(change_log=False))
