@@ -225,7 +225,7 @@ async def test_a_group_that_always_loses_ends_with_a_retryable_error(
         data.put(store.codec.encode(k.counter("usedSpace")), number.to_bytes(8, "little"))
 
     tries = before_commits(store, monkeypatch, faster)
-    monkeypatch.setattr("core.meta.stores.kv.store.random.randrange", lambda _: 0)
+    monkeypatch.setattr("core.meta.stores.kv.groups.random.randrange", lambda _: 0)
     with pytest.raises(MetaError, match="against other clients") as caught:
         await store.commit([], [(ADD, k.counter("usedSpace"), 1)])
     assert caught.value.retryable and not caught.value.uncertain

@@ -77,8 +77,11 @@ class Overlay:
         if found is None:
             raise Later
         complete = not limit or len(found) < limit
-        for lost in [key for key in found if self._wiped(key)]:
-            del found[lost]
+        wiped = [key for key in found if self._wiped(key)]
+        if wiped and not complete:
+            raise Later
+        for key in wiped:
+            del found[key]
         for key, value in self.writes.items():
             if start <= key < end:
                 if value is None:

@@ -10,29 +10,24 @@ Source: format §6; semantics §1.6, §6.7. Contract: `core/meta/store.py`.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 from heapq import merge
 from typing import Any, Final
 
-from core.errors import Conflict, MetaError
+from core.errors import Conflict
 from core.meta import keys as k
 from core.meta.keys import Key
-from core.meta.store import PUT_NEW, Check, DirEntry, Outcome, RecordStore, Resolved, Write
+from core.meta.store import DELETE, PUT_NEW, Check, DirEntry, Outcome, RecordStore, Resolved, Write
 from core.meta.stores.kv import values as v
 from core.meta.stores.kv.changes import Allocate, Change, Commit, Gate, group_value
-from core.meta.stores.kv.driver import KVDriver, Pair, Range, SnapshotGone, TooLarge, Transaction
+from core.meta.stores.kv.driver import KVDriver, Pair, Range, SnapshotGone
+from core.meta.stores.kv.groups import Groups
 from core.meta.stores.kv.guesses import Guesses
 from core.meta.stores.kv.keys import KeyCodec
 from core.meta.stores.kv.lane import Lane
-from core.meta.stores.kv.overlay import Later, Overlay
 from core.meta.stores.kv.turns import Turns
 from core.meta.stores.kv.walking import Walk
 
-#: How often a group is tried against clients that are faster (semantics §1.6); its members don't notice.
-_TRIES: Final = 50
-#: So many tries follow at once: they hold what is there now, every round has a winner, and a pause makes it old.
-_AT_ONCE: Final = 10
 #: Sessions of clients before 1.0-beta3 hold the last heartbeat, and live so many seconds from there (format §6.3).
 _LEGACY_SESSION_S: Final = 300
 
@@ -48,6 +43,7 @@ class KVStore(RecordStore):
         self.codec = codec
         self._guesses = Guesses()
         self._pages: dict[tuple[int, bytes, int], list[bytes]] = {}  # listing -> node keys of last time
+        self._groups = Groups(driver, codec, self._guesses)
         self._turns = Turns()
         self._commits: Lane[Change, Any] = Lane(self._run_in_turn, direct=driver.cancellable)
 
@@ -235,7 +231,7 @@ class KVStore(RecordStore):
                 if key is not None and key[1] <= upto:
                     old.append(key)
             for at in range(0, len(old), 100):
-                await self.commit([], [(1, key, None) for key in old[at : at + 100]])
+                await self.commit([], [(DELETE, key, None) for key in old[at : at + 100]])
             removed += len(old)
         return removed
 
@@ -270,147 +266,13 @@ class KVStore(RecordStore):
 
     async def _run_in_turn(self, changes: Sequence[Change]) -> list[Any]:
         async with self._turns.group():
-            return await self._run(changes)
+            return await self._groups.run(changes)
 
     async def _in_own_turn(self, change: Change) -> Any:
         """Commit for a task that has lost often; nobody else's group is under way."""
-        run = asyncio.ensure_future(self._run([change]))
+        run = asyncio.ensure_future(self._groups.run([change]))
         run.add_done_callback(lambda _: self._turns.end())
         (answer,) = await asyncio.shield(run)
         if isinstance(answer, BaseException):
             raise answer
         return answer
-
-    async def _run(self, changes: Sequence[Change]) -> list[Any]:
-        """Answers of a group; it takes several transactions if its members don't fit into one."""
-        answers: list[Any] = [None] * len(changes)
-        left = list(range(len(changes)))
-        while left:
-            now = self._fitting(changes, left)
-            try:
-                done = await self._together([changes[i] for i in now])
-            except TooLarge as e:
-                if len(now) > 1:
-                    done = {}
-                    for at, i in enumerate(now):
-                        done[at] = await self._alone(changes[i])
-                else:
-                    done = {0: self._refusal(str(e))}
-            except MetaError as e:
-                done = dict.fromkeys(range(len(now)), e)
-            for at, answer in done.items():
-                answers[now[at]] = answer
-            settled = {now[at] for at in done}
-            left = [i for i in left if i not in settled]
-        return answers
-
-    async def _alone(self, change: Change) -> Any:
-        try:
-            return (await self._together([change]))[0]
-        except TooLarge as e:
-            return self._refusal(str(e))
-        except MetaError as e:
-            return e
-
-    def _refusal(self, why: str) -> MetaError:
-        return MetaError(
-            f"{self.name}: this change touches more than the database takes in one transaction ({why}); nothing was"
-            " changed. Do it in smaller parts"
-        )
-
-    def _fitting(self, changes: Sequence[Change], left: list[int]) -> list[int]:
-        """As many as one transaction may depend on; at least one."""
-        most = self.driver.limits.depends
-        if not most:
-            return left
-        needs: set[Any] = set()
-        for count, i in enumerate(left):
-            needs.update(changes[i].keys, changes[i].ranges)
-            if count and len(needs) > most:
-                return left[:count]
-        return left
-
-    async def _together(self, changes: Sequence[Change]) -> dict[int, Any]:
-        """Answers by position; members without one come again with the next group."""
-        tx = await self._begin(changes)
-        try:
-            for attempt in range(_TRIES):
-                answers, overlay = self._decide(changes, tx)
-                if not tx.fresh and (not overlay.dirty or any(isinstance(a, Conflict) for a in answers.values())):
-                    # Refused on the ground of a guess: see what is really there.
-                    await tx.refresh(self._inodes_of(answers))
-                    self._guesses.learn(tx.values, tx.when)
-                    answers, overlay = self._decide(changes, tx)
-                if not overlay.dirty:
-                    await tx.abandon()
-                    return answers
-                writes = overlay.writes
-                for number, line in enumerate(overlay.lines):
-                    writes[self.codec.log_key(tx.log_version(number))] = line
-                after = await tx.commit(writes, overlay.wipes)
-                if after is None:
-                    self._guesses.learn(writes, tx.when)
-                    return answers
-                tx = after
-                self._guesses.learn(tx.values, tx.when)
-                if attempt >= _AT_ONCE and not self.driver.pauses:
-                    await asyncio.sleep(random.randrange(attempt) / 1000)  # noqa: S311
-        except BaseException:
-            await tx.abandon()
-            raise
-        await tx.abandon()
-        raise MetaError(
-            f"{self.name}: {_TRIES} tries to commit lost against other clients that change the same records; it may"
-            " work later",
-            retryable=True,
-        )
-
-    def _inodes_of(self, answers: dict[int, Any]) -> list[bytes]:
-        """Inodes that refused names probably lead to: who is refused wants to know them (`Conflict.found`)."""
-        nodes: dict[bytes, None] = {}
-        for refused in answers.values():
-            key = refused.key if isinstance(refused, Conflict) and refused.found is None else None
-            if key is not None and key[0] == k.ENTRY:
-                entry = v.decode(key, self._guesses.get(self.codec.encode(key)))
-                if entry is not None:
-                    nodes[self.codec.encode(k.node(entry.ino))] = None
-        return list(nodes)
-
-    async def _begin(self, changes: Sequence[Change]) -> Transaction:
-        keys: dict[bytes, None] = {}
-        ranges: dict[Range, None] = {}
-        hints: dict[bytes, bytes | None] = {}
-        range_hints: dict[Range, list[Pair]] = {}
-        for change in changes:
-            keys.update(change.keys)
-            ranges.update(change.ranges)
-            hints.update(change.hints)
-            range_hints.update(change.range_hints)
-        guessed = self._guesses.about(keys)
-        for raw in [raw for raw, had in guessed.items() if had and len(had) == 9 and hints.get(raw, had) != had]:
-            # A name that probably isn't what its commit expects; who is refused wants to know the inode, too.
-            if key := self.codec.decode(k.ENTRY, raw):
-                keys[self.codec.encode(k.node(v.decode(key, guessed[raw]).ino))] = None
-        hints.update(guessed)
-        tx = await self.driver.begin(list(keys), list(ranges), hints, range_hints)
-        if tx.fresh:
-            self._guesses.learn(tx.values, tx.when)
-        return tx
-
-    def _decide(self, changes: Sequence[Change], tx: Transaction) -> tuple[dict[int, Any], Overlay]:
-        overlay = Overlay(tx, self.driver.limits)
-        answers: dict[int, Any] = {}
-        for at, change in enumerate(changes):
-            mark = overlay.mark()
-            try:
-                answer = change.apply(overlay)
-                overlay.require_room(mark)
-                answers[at] = answer
-            except Later:
-                overlay.undo(mark)
-            except (Conflict, MetaError) as refused:
-                overlay.undo(mark)
-                answers[at] = refused
-        if not answers:
-            raise TooLarge("a single change that can't be judged")
-        return answers, overlay
