@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from core.errors import ConfigError, MetaError
 from core.meta import keys as k
 from core.meta.records import FILE, Attr, Entry
 from core.meta.store import ADD, PUT
-from core.meta.stores.postgres import PostgresStore, links
+from core.meta.stores.postgres import PostgresStore, links, reading, wire
 from tests.servers.postgres import PASSWORD, PASSWORD_IN_URL, USER, PostgresServer
 from tests.servers.process import free_port
 
@@ -157,6 +158,32 @@ async def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(
     assert acknowledged <= present
     assert present <= acknowledged | unknown
     assert made == len(present)  # nothing was applied twice
+
+
+async def test_a_server_that_hangs_is_given_up(
+    server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.commit([], [(PUT, k.node(5), PLAIN)])
+    assert await store.read(k.node(5)) == [PLAIN]
+    monkeypatch.setattr(links, "PAUSES_S", ())
+    monkeypatch.setattr(reading, "PAUSES_S", ())
+    monkeypatch.setattr(wire, "SILENCE_S", 0.2)
+    pids = server.psql("SELECT pid FROM pg_stat_activity WHERE application_name = 'sluicefs'", "v").split()
+    for pid in pids:
+        os.kill(int(pid), signal.SIGSTOP)
+    try:
+        with pytest.raises(MetaError, match="has not answered for") as caught:
+            await store.read(k.node(5))
+        assert caught.value.retryable
+        with pytest.raises(MetaError, match="has not answered for") as caught:
+            await store.commit([], [(PUT, k.node(6), PLAIN)])
+        assert caught.value.uncertain
+        # New connections are answered by new processes.
+        assert await store.read(k.node(5)) == [PLAIN]
+        await store.commit([], [(PUT, k.node(7), PLAIN)])
+    finally:
+        for pid in pids:
+            os.kill(int(pid), signal.SIGCONT)
 
 
 async def test_a_lost_answer_is_looked_up_not_repeated(server: PostgresServer, store: PostgresStore) -> None:

@@ -42,7 +42,14 @@ class Committing:
         groups = group(list(enumerate(works)))
         unsent = 0
         while groups:
-            wire = await self._links.writer()
+            try:
+                wire = await self._links.writer()
+            except MetaError as e:
+                # Others of this batch may be through already.
+                for members in groups:
+                    for member in members.members:
+                        answers[member] = _copy(e)
+                break
             waiting = []
             again: list[Group] = []
             for members in groups:

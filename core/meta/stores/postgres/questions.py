@@ -100,9 +100,11 @@ class Questions(Texts):
         t = self.table
         if shape == k.PARENT:
             return Statement(
-                f"""SELECT n.inode, e.parent, count(e.parent) FROM (
-                  SELECT inode FROM {t("node")} WHERE inode > $1 AND coalesce(parent, 0) = 0 ORDER BY inode LIMIT $2) n
-                LEFT JOIN {t("edge")} e ON e.inode = n.inode GROUP BY 1, 2 ORDER BY 1""",
+                # The last row tells how far the page goes, linked inodes or not.
+                f"""WITH p AS MATERIALIZED (
+                  SELECT inode, coalesce(parent, 0) AS up FROM {t("node")} WHERE inode > $1 ORDER BY inode LIMIT $2)
+                SELECT p.inode, e.parent, count(*) FROM p JOIN {t("edge")} e ON e.inode = p.inode WHERE p.up = 0
+                GROUP BY 1, 2 UNION ALL SELECT max(inode), NULL, count(*) FROM p HAVING count(*) > 0""",
                 ["=int8", "=int8"],
             )
         if shape in LOCK_ROWS:

@@ -113,11 +113,11 @@ class Reading:
             await asyncio.sleep(pause)
         raise unreachable(self._where, reason)
 
-    async def change(self, calls: Sequence[Call], doing: str) -> list[list[Row]]:
-        """One segment on the writing connection, sent at most once."""
+    async def change(self, calls: Sequence[Call], doing: str, *, patient: bool = False) -> list[list[Row]]:
+        """One segment on the writing connection, executed at most once."""
         for _ in range(3):
             wire = await self._links.writer()
-            future = wire.submit(calls)
+            future = wire.submit(calls, patient=patient)
             wire.flush()
             try:
                 return await future

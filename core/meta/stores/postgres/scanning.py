@@ -85,9 +85,9 @@ class Scanning:
 
     async def _parents(self) -> AsyncIterator[Records]:
         after = _LOWEST["=int8"]
-        while rows := await self._ask(k.PARENT, after, _PAGE):
-            after = rows[-1][0]
-            yield [(k.parent(ino, parent), count) for ino, parent, count in rows if count]
+        while rows := await self._ask(k.PARENT, after, 10 * _PAGE):
+            (after,) = (last for last, parent, _ in rows if parent is None)
+            yield [(k.parent(ino, parent), count) for ino, parent, count in rows if parent is not None]
 
     async def _refs(self, most: int) -> AsyncIterator[Records]:
         refs, after = _LOWEST["=int4"], _LOWEST["=int8"]

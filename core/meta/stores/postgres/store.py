@@ -163,7 +163,7 @@ class PostgresStore(RecordStore):
             texts = [f"DELETE FROM {statements.table(table)}" for table in TABLES]  # noqa: S608 - our own names
         for table in SEQUENCES.values():
             texts.append(f"SELECT setval({schema.literal(statements.sequence(table))}::regclass, 1, false)")
-        await reading.change([Call(Statement(text, []), []) for text in texts], "wiping")
+        await reading.change([Call(Statement(text, []), []) for text in texts], "wiping", patient=True)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -252,7 +252,9 @@ class PostgresStore(RecordStore):
         self.trips += 1
         statements = await self._require_ready()
         assert self._reading is not None
-        (((count,),),) = await self._reading.change([Call(statements.trim_log, [scalar(INT8, upto)])], "trimming")
+        (((count,),),) = await self._reading.change(
+            [Call(statements.trim_log, [scalar(INT8, upto)])], "trimming", patient=True
+        )
         return int(count)
 
 

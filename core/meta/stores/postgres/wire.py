@@ -25,6 +25,8 @@ from core.meta.stores.postgres.arrays import OIDS
 from core.meta.stores.postgres.failures import Lost, Refused
 from core.meta.stores.sql.rows import Row
 
+#: A server that says nothing for so long, although somebody waits, hangs. Waiting for a lock ends earlier (`links.py`).
+SILENCE_S = 60.0
 _BINARY: Final = 1
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
 _TUPLES: Final = pq.ExecStatus.TUPLES_OK
@@ -54,13 +56,18 @@ class Call(NamedTuple):
 
 
 class _Segment:
-    __slots__ = ("count", "error", "future", "results", "statement")
+    __slots__ = ("count", "error", "future", "patient", "results", "statement")
 
     def __init__(
-        self, future: asyncio.Future[list[Any]] | None, count: int = 1, statement: Statement | None = None
+        self,
+        future: asyncio.Future[list[Any]] | None,
+        count: int = 1,
+        statement: Statement | None = None,
+        patient: bool = False,
     ) -> None:
         self.future = future
         self.count = count  # of statements
+        self.patient = patient
         self.statement = statement  # of a segment that only prepares
         self.results: list[Any] = []
         self.error: Refused | None = None
@@ -97,6 +104,8 @@ class Wire:
         self._transformer = Transformer(_Context())
         self._writing = False
         self._dirty = False
+        self._heard = 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self.broken: str | None = None
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
@@ -113,8 +122,11 @@ class Wire:
             self._readable()
         return self.broken is None
 
-    def submit(self, calls: Sequence[Call]) -> asyncio.Future[list[list[Row]]]:
-        """Queue one segment; `flush` sends. The future has the rows of each statement, or Refused or Lost."""
+    def submit(self, calls: Sequence[Call], *, patient: bool = False) -> asyncio.Future[list[list[Row]]]:
+        """Queue one segment; `flush` sends. The future has the rows of each statement, or Refused or Lost.
+
+        patient: it may take long, so silence means nothing.
+        """
         future: asyncio.Future[list[list[Row]]] = self._loop.create_future()
         if self.broken is not None:
             future.set_exception(Lost(self.broken, sent=False))
@@ -132,9 +144,26 @@ class Wire:
             self._fail(str(e))
             future.set_exception(Lost(str(e), sent=True))
             return future
-        self._pending.append(_Segment(future, len(calls)))
+        self._pending.append(_Segment(future, len(calls), patient=patient))
         self._dirty = True
+        if self._watch is None:
+            self._heard = self._loop.time()
+            self._watch = self._loop.call_later(SILENCE_S, self._listen)
         return future
+
+    def _listen(self) -> None:
+        """Is the server still there? Asked while somebody waits."""
+        self._watch = None
+        if not self._pending or self.broken is not None:
+            return
+        now = self._loop.time()
+        if self._pending[0].patient:
+            self._heard = now
+        silent = now - self._heard
+        if silent >= SILENCE_S:
+            self._fail(f"the server has not answered for {silent:.0f} s")
+        else:
+            self._watch = self._loop.call_later(SILENCE_S - silent, self._listen)
 
     def _prepare(self, statement: Statement) -> None:
         self._pg.send_prepare(statement.name, statement.sql, statement.oids)
@@ -171,6 +200,7 @@ class Wire:
             return
         pg, pending = self._pg, self._pending
         reason = ""
+        self._heard = self._loop.time()
         try:
             pg.consume_input()
         except psycopg.Error as e:
@@ -237,6 +267,9 @@ class Wire:
         reason = " ".join(reason.split()) or "the server closed the connection"
         self.broken = reason
         self._loop.remove_reader(self._fd)
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
