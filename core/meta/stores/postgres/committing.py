@@ -123,6 +123,6 @@ class Committing:
 
 def _copy(error: MetaError) -> MetaError:
     """Each caller gets an exception of its own: a shared one would collect the tracebacks of all."""
-    return MetaError(
-        str(error.strerror), retryable=error.retryable, errno=error.errno or 5, uncertain=error.uncertain
-    )  # fmt: skip
+    own = MetaError(str(error.strerror), retryable=error.retryable, errno=error.errno or 5, uncertain=error.uncertain)
+    own.__cause__ = error.__cause__
+    return own
