@@ -123,7 +123,7 @@ def test_each_dependency_has_its_reason_and_each_reason_its_dependency() -> None
 
 #: Import name -> distribution, where they differ.
 IMPORT_NAMES = {
-    "prometheus_client": "prometheus-client", "google_crc32c": "google-crc32c", "yaml": "pyyaml",
+    "prometheus_client": "prometheus-client", "google_crc32c": "google-crc32c", "yaml": "pyyaml", "google": "protobuf",
 }  # fmt: skip
 
 

