@@ -79,8 +79,7 @@ async def dump_json(
     if top is None:
         raise MetaError(f"the volume has no record of inode {root}, where the dump begins; see `sluice check`")
     text.add("{\n")
-    for key, value in (await _head(store, fmt, root, keep_secrets)).items():
-        text.add(f'  "{key}": {plain(value)},\n')
+    await _write_head(store, text, fmt, root, keep_secrets)
     walk = Walk(reading, text, page=page, threads=threads, progress=progress)
     try:
         await walk.tree("FSTree", root, top)
@@ -96,25 +95,32 @@ async def dump_json(
     return Dumped(walk.entries, walk.without_inode, walk.moved, walk.missing_acls)
 
 
-async def _head(store: RecordStore, fmt: Format, root: int, keep_secrets: bool) -> dict[str, Any]:
+async def _write_head(store: RecordStore, text: Text, fmt: Format, root: int, keep_secrets: bool) -> None:
     """Everything before the trees, in order."""
+
+    def add(key: str, value: Any) -> None:
+        text.add(f'  "{key}": {plain(value)},\n')
+
     names = ("usedSpace", "totalInodes", "nextInode", "nextChunk", "nextSession", "nextTrash")
     space, inodes, inode, chunk, session, trash = await store.read(*map(k.counter, names))
     sustained: dict[int, list[int]] = {}
     async for key, _ in store.scan(k.SUSTAINED):
         sustained.setdefault(key[1], []).append(key[2])
-    head: dict[str, Any] = {
-        "Setting": setting(fmt, keep_secrets=keep_secrets),
-        # These two are "next free" here as on SQL and key-value stores; the others are the last one used.
-        "Counters": {
-            "usedSpace": space, "usedInodes": inodes, "nextInodes": inode, "nextChunk": chunk,
-            "nextSession": session - 1, "nextTrash": trash - 1,
-        },
-        "Sustained": [{"sid": sid, "inodes": sorted(held)} for sid, held in sorted(sustained.items())],
-        "DelFiles": [
-            {"inode": key[1], "length": key[2], "expire": when} async for key, when in store.scan(k.DELFILE)
-        ],
-    }  # fmt: skip
+    add("Setting", setting(fmt, keep_secrets=keep_secrets))
+    # nextInodes and nextChunk are "next free", as on SQL and key-value stores; the others are the last one used.
+    add("Counters", {
+        "usedSpace": space, "usedInodes": inodes, "nextInodes": inode, "nextChunk": chunk,
+        "nextSession": session - 1, "nextTrash": trash - 1,
+    })  # fmt: skip
+    add("Sustained", [{"sid": sid, "inodes": sorted(held)} for sid, held in sorted(sustained.items())])
+    text.add('  "DelFiles": [')
+    first = True
+    async for key, when in store.scan(k.DELFILE):  # there may be very many
+        found = plain({"inode": key[1], "length": key[2], "expire": when}).replace("\n", "\n  ")
+        text.add(f"{'' if first else ','}\n    {found}")
+        first = False
+        await text.pass_on()
+    text.add("],\n" if first else "\n  ],\n")
     quotas: list[dict[int, dict[str, int]]] = [{}, {}, {}]
     async for key, quota in store.scan(k.QUOTA):
         limits = {"maxSpace": quota.max_space, "maxInodes": quota.max_inodes}
@@ -122,11 +128,10 @@ async def _head(store: RecordStore, fmt: Format, root: int, keep_secrets: bool) 
             quotas[0][key[2]] = limits
         elif key[1] and root == ROOT and (quota.max_space, quota.max_inodes) != (-1, -1):
             quotas[key[1]][key[2]] = limits
-    for name, found in zip(("Quotas", "UserQuotas", "GroupQuotas"), quotas, strict=True):
-        if found:
+    for name, limited in zip(("Quotas", "UserQuotas", "GroupQuotas"), quotas, strict=True):
+        if limited:
             # As Go sorts the keys of a map: by their text.
-            head[name] = {ident: found[int(ident)] for ident in sorted(map(str, found))}
-    return head
+            add(name, {ident: limited[int(ident)] for ident in sorted(map(str, limited))})
 
 
 def setting(fmt: Format, *, keep_secrets: bool, binary: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from core.dump.reading import Reading
-from core.errors import ConfigError, MetaError, VolumeError
+from core.errors import ConfigError, Conflict, MetaError, VolumeError
 from core.meta import keys as k
 from core.meta.format import META_VERSION, Format
 from core.meta.records import DIRECTORY, ROOT, TRASH, Attr, DirStat, Entry, Quota, decode_attr
@@ -93,7 +93,7 @@ async def load(
     begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     holder = json.dumps({"Name": "", "UUID": "", "MetaVersion": _REFUSED_VERSION, _LOADING: begun}).encode()
     assert _REFUSED_VERSION > META_VERSION
-    await store.commit([(EXACT, k.setting(), None)], [(PUT, k.setting(), holder)])
+    await _mark(store, None, [(PUT, k.setting(), holder)])
     writer = _Writer(store, threads, progress)
     try:
         async for write, size in _writes(reading, made):
@@ -104,8 +104,19 @@ async def load(
     finally:
         await writer.close()
     last: list[Write] = [(PUT, k.counter(name), value) async for name, value in reading.scratch.read("counter")]
-    await store.commit([(EXACT, k.setting(), holder)], [*last, (PUT, k.setting(), made.to_json())])
+    await _mark(store, holder, [*last, (PUT, k.setting(), made.to_json())])
     return Loaded(reading.used_inodes, writer.records + len(last) + 1, made)
+
+
+async def _mark(store: RecordStore, expected: bytes | None, writes: list[Write]) -> None:
+    """Write the setting, or what stands for it, if nobody else has meanwhile."""
+    try:
+        await store.commit([(EXACT, k.setting(), expected)], writes)
+    except Conflict:
+        raise VolumeError(
+            "somebody else has formatted this database, or loads into it, at the same time; what is there now is"
+            " unusable: see that nobody uses it, empty it, and begin again"
+        ) from None
 
 
 class _Writer:

@@ -7,10 +7,12 @@ append to directly; `settle` writes them out. A key that comes twice is a proble
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from core.dump.problems import Problems
+from core.errors import ConfigError
 from core.ledger import Ledger, Row
 from core.meta.records import ROOT, TRASH
 
@@ -85,7 +87,12 @@ class Scratch:
 
     def _write(self, name: str, rows: list[Row]) -> None:
         before = self.ledger.one("SELECT total_changes()")
-        self.ledger.add(self._insert[name], rows)
+        try:
+            self.ledger.add(self._insert[name], rows)
+        except sqlite3.OperationalError as e:
+            raise ConfigError(
+                f"the temporary folder can't take what is in the file: {e}; name a larger one in SQLITE_TMPDIR"
+            ) from e
         if name not in ("use", "again") and self.ledger.one("SELECT total_changes()") - before != len(rows):
             self._tell_repeated(name, rows)
 
