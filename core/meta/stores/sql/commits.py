@@ -14,7 +14,7 @@ are summed up per row. The dialect executes the steps and tells afterwards
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from core.errors import Conflict
 from core.meta import keys as k, store as st
@@ -46,9 +46,14 @@ class Group:
         return True
 
     def spoils(self, work: Work) -> bool:
-        """Would it fail behind this group, because a member changes blindly what it needs unchanged?"""
-        mine = self._uses
-        return any(uses & READ and mine.get(token, 0) & (CHANGE | WRITE) for token, uses in work.uses.items())
+        """Would it fail behind this group, which changes what it needs unchanged, but not the other way round?"""
+        mine, spoils = self._uses, False
+        for token, uses in work.uses.items():
+            there = mine.get(token, 0)
+            if there & READ and uses & (CHANGE | WRITE):
+                return False
+            spoils = spoils or bool(uses & READ and there & (CHANGE | WRITE))
+        return spoils
 
     def add(self, member: int, work: Work) -> None:
         mine = self._uses
@@ -163,19 +168,24 @@ def _rows_of(op: int, shape: str, changes: dict[Row, Any]) -> list[Row]:
     return [changes[row] for row in sorted(changes)]
 
 
+#: Groups that are looked at for a place: what clashes with some usually clashes with all.
+_LOOK: Final = 8
+
+
 def group(works: Sequence[tuple[int, Work]], most: int = 512) -> list[Group]:
     """Groups that can be executed one after the other. Nobody waits for another's commit, so order is free: whoever
     needs a record unchanged goes before those who change it, or would hardly ever win where many write."""
     groups: list[Group] = []
     for member, work in works:
-        for there in groups[:8]:  # a look at some is enough: what clashes usually clashes with all
+        some = groups[:_LOOK]
+        for there in some:
             if there.weight + work.weight <= most and there.fits(work):
                 there.add(member, work)
                 break
         else:
             fresh = Group()
             fresh.add(member, work)
-            if any(there.spoils(work) for there in groups):
+            if any(there.spoils(work) for there in some):
                 groups.insert(0, fresh)
             else:
                 groups.append(fresh)

@@ -64,16 +64,17 @@ _GUARDED: Final = frozenset((k.NODE, k.XATTR, k.XATTRS, k.CHUNK, k.CHUNKS, k.PAR
 _INT32_MAX: Final = 0x7FFFFFFF
 
 
+#: Kinds that share a row, or are written by statements that touch each other's rows.
+_SHARED: Final = {
+    k.XATTR: k.XATTR, k.XATTRS: k.XATTR, k.SLICEREF: k.SLICEREF, k.DELFILE: k.DELFILE, k.DELSLICES: k.DELSLICES,
+    k.SESSION: k.SESSION, k.SESSIONINFO: k.SESSION,
+}  # fmt: skip
+
+
 def slot(key: Key) -> Key:
     """What a record is written with: writes of one slot keep their order, and don't share a group with others."""
-    first = key[0]
-    if first in (k.XATTR, k.XATTRS):
-        return (k.XATTR, key[1])
-    if first in (k.SLICEREF, k.DELFILE, k.DELSLICES):
-        return (first, key[1])
-    if first == k.SESSIONINFO:
-        return (k.SESSION, key[1])
-    return key
+    shared = _SHARED.get(key[0])
+    return key if shared is None else (shared, key[1])
 
 
 class Work:
