@@ -359,6 +359,28 @@ class Quotas(VolumeBase):
         assert await self.used(meta, USER, 1000) == (4096, 1)
         await meta.unlink(d, b"f")
 
+    async def test_what_a_juicefs_client_has_not_written_yet_is_not_missing(self, meta: Meta) -> None:
+        d, _ = await meta.mkdir(ROOT, b"d")
+        await meta.set_quota(DIRECTORY, d, max_inodes=50)
+        info = b'{"Version": "1.4.1+2026-07-01.abcdef", "HostName": "other"}'
+        expiry = meta.clock_ns() // 10**9 + 1000
+        await meta.store.commit([], [(PUT, k.session(4711), expiry), (PUT, k.sessioninfo(4711), info)])
+        meta.foreign_flush_s = 0.01
+        await meta.store.commit([], [(ADD, k.dirstat(d), DirStat(0, 4096, 1))])  # its quota follows later
+
+        async def flush() -> None:
+            await asyncio.sleep(0.02)
+            await meta.store.commit([], [(ADD, k.quota(DIRECTORY, d), (4096, 1))])
+
+        later = asyncio.create_task(flush())
+        assert not (await meta.check_quota(d, repair=True)).missing
+        await later
+        assert await self.used(meta, DIRECTORY, d) == (4096, 1)
+        await meta.store.commit([], [(ADD, k.dirstat(d), DirStat(0, -4096, -1))])
+        assert tuple((await meta.check_quota(d, repair=True)).missing) == (-4096, -1, True)  # that one lasts
+        await meta.store.commit([], [(1, k.session(4711), None), (1, k.sessioninfo(4711), None)])
+        await self.assert_exact(meta)
+
     async def test_strict_repair_sets_statistics_right_too(self, meta: Meta) -> None:
         d, _ = await meta.mkdir(ROOT, b"d")
         sub, _ = await meta.mkdir(d, b"sub")
