@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import time
+from functools import partial
 from typing import Any, Final
 
 from core.chunk.blockcache import BlockCache
@@ -19,7 +20,9 @@ from core.chunk.diskcache import DiskCache
 from core.chunk.merge import Merger
 from core.chunk.store import BlockSliceStore
 from core.config import mask_url, parse_meta_url
+from core.dump.autobackup import autobackup
 from core.errors import ConfigError, ObjectError, VolumeError
+from core.meta.base import NOATIME
 from core.meta.format import Format
 from core.meta.meta import Meta, init_format, load_format, require_format
 from core.meta.sessions import HEARTBEAT_S
@@ -113,6 +116,8 @@ async def open_volume(
     jobs: bool = True,
     mount_point: str = "sdk",
     heartbeat_s: int = HEARTBEAT_S,
+    backup_meta: float = 0,
+    atime_mode: str = NOATIME,
     storage: str | None = None,
     bucket: str | None = None,
     cache_dir: str | None = None,
@@ -130,8 +135,9 @@ async def open_volume(
 ) -> Volume:
     """Connect to a volume that exists. VolumeError, ConfigError or MetaError say what is wrong and what to do.
 
-    session: register this client (gc and similar tools don't). cache_dir: disk cache; cache_size in bytes, 0 = none.
-    buffer_size: memory budget in bytes for everything. Bandwidth limits in Mbit/s.
+    session: register this client (gc and similar tools don't). backup_meta: seconds between automatic backups of the
+    metadata into the object store, by whichever client is due; 0 is never. atime_mode: noatime, relatime, strictatime.
+    cache_dir: disk cache; cache_size in bytes, 0 = none. buffer_size: memory budget in bytes for everything. Bandwidth limits in Mbit/s.
     """
     store = open_record_store(meta_url)
     await store.open()
@@ -144,7 +150,7 @@ async def open_volume(
         objects = open_objects(
             fmt, storage=storage, bucket=bucket, upload_limit=upload_limit, download_limit=download_limit
         )
-        meta = Meta(store, fmt, read_only=read_only)
+        meta = Meta(store, fmt, read_only=read_only, atime_mode=atime_mode)
         cache: BlockCache | None = None
         if cache_dir and cache_size:
             cache = DiskCache(
@@ -177,6 +183,8 @@ async def open_volume(
             await meta.new_session(mount_point, heartbeat_s=heartbeat_s)
             if jobs and not read_only:
                 meta.start_jobs()
+                if backup_meta:
+                    meta.start_job(backup_meta / 10, partial(autobackup, meta, objects, backup_meta))
         else:
             await meta.reload_usage()
     except BaseException:

@@ -112,6 +112,7 @@ client_options = chain(
     option("--download-limit", type=BANDWIDTH, help="Mbps; 0 is none (default: the volume's)."),
     option("--heartbeat", type=DURATION, default="12s", help="How often this client reports; 1s to 10m."),
     option("--no-bgjob", is_flag=True, help="No background work from this client."),
+    option("--backup-meta", type=DURATION, default="1h", help="Between automatic backups of metadata; 0 is never."),
     option("--read-only", is_flag=True, help="Refuse every change."),
 )
 
@@ -129,6 +130,8 @@ def volume_options(options: dict[str, Any]) -> dict[str, Any]:
         if not 1 <= seconds <= 600:
             raise ConfigError("--heartbeat: it must be between 1s and 10m")
         found["heartbeat_s"] = round(seconds)
+    if 0 < found.get("backup_meta", 0) < 300:
+        raise ConfigError("--backup-meta: at least 5m, or 0 for none")
     if found.get("cache_dir") in (None, "memory"):
         found.pop("cache_dir", None)
         found.pop("cache_size", None)

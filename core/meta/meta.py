@@ -36,8 +36,8 @@ class StatFs(NamedTuple):
 class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges):
     """Every operation in one object; each base class is one concern, in a module of that name."""
 
-    async def statfs(self) -> StatFs:
-        """Semantics §2.5 without the part about directory quotas."""
+    async def statfs(self, ino: int = ROOT) -> StatFs:
+        """What `df` shows at an inode: the volume, narrowed by every directory quota above it (semantics §2.5)."""
         space, inodes = await self.store.read(k.counter("usedSpace"), k.counter("totalInodes"))
         used, used_inodes = max(0, space), max(0, inodes)
         if self.capacity:
@@ -52,7 +52,21 @@ class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges):
             free = _TEN_MI
             while used_inodes > 4 * free:
                 free *= 2
-        return StatFs(total, total - used, used, used_inodes, free)
+        available = total - used
+        limits = await self.quota_limits(ino)
+        for quota in limits:
+            if quota.max_space > 0:
+                available = min(available, max(0, quota.max_space - max(0, quota.used_space)))
+            if quota.max_inodes > 0:
+                free = min(free, max(0, quota.max_inodes - max(0, quota.used_inodes)))
+        if limits:
+            used, used_inodes = max(0, limits[0].used_space), max(0, limits[0].used_inodes)
+            total = used + available
+        return StatFs(total, available, used, used_inodes, free)
+
+    async def run_jobs(self) -> None:
+        await super().run_jobs()
+        await self.clean_detached()
 
     async def close(self) -> None:
         await self.stop_jobs()
