@@ -13,6 +13,7 @@ from tests.conformance.volume.changelog import ChangeLog
 from tests.conformance.volume.clone import Clone
 from tests.conformance.volume.compaction import Compaction
 from tests.conformance.volume.concurrency import Concurrency
+from tests.conformance.volume.copying import Copying
 from tests.conformance.volume.data import Data
 from tests.conformance.volume.invariants import check_invariants
 from tests.conformance.volume.jobs import Jobs
@@ -21,7 +22,6 @@ from tests.conformance.volume.namespace import Namespace
 from tests.conformance.volume.publish import Publishing
 from tests.conformance.volume.quotas import Quotas
 from tests.conformance.volume.ranges import Ranges
-from tests.conformance.volume.sharing import Sharing
 from tests.conformance.volume.trash import Trash
 from tests.conformance.volume.trees import Trees
 
@@ -39,7 +39,7 @@ class VolumeSuite(
     Trash,
     Trees,
     Jobs,
-    Sharing,
+    Copying,
     Concurrency,
     ChangeLog,
 ):

@@ -42,7 +42,7 @@ class _Model:
         self.content.extend(bytes(length - len(self.content)))
 
 
-class Sharing(VolumeBase):
+class Copying(VolumeBase):
     @pytest.fixture
     async def pair(self, meta: Meta) -> AsyncIterator[list[Client]]:
         first = Client(meta, MemStore())
