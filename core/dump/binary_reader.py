@@ -168,8 +168,11 @@ class BackupReader:
             return
         most = self._out.limits.caps.max_id
         if attr.uid > most or attr.gid > most:
-            attr = self._out.limits.owner(f"inode {ino}", attr)
+            old, attr = attr, self._out.limits.owner(f"inode {ino}", attr)
             data = self._out.encode(attr)
+            space = node_space(attr)
+            self._out.given += [(1, old.uid, attr.uid, space)] if old.uid != attr.uid else []
+            self._out.given += [(2, old.gid, attr.gid, space)] if old.gid != attr.gid else []
         self._rows["node"].append((ino, attr.type, 1, data))
         out = self._out
         if ino not in (ROOT, TRASH):

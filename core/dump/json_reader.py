@@ -320,7 +320,7 @@ class JsonReader:
         below_space, below_inodes = folder.space + folder.below_space, folder.inodes + folder.below_inodes
         self._rows["below"].append((ino, below_space, below_inodes))
         if ino not in (ROOT, TRASH):
-            self._out.count_node(attr, 4096)
+            self._out.count_node(attr, 4096, owned=ino < TRASH)
             if ino > TRASH:
                 self._out.max_trash = max(self._out.max_trash, ino - TRASH)
             else:

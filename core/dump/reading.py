@@ -11,7 +11,7 @@ from core.dump.problems import Problems
 from core.dump.scratch import Scratch
 from core.errors import SluiceError
 from core.meta.format import Format
-from core.meta.records import DIRECTORY, FILE, ROOT, Attr, encode_attr
+from core.meta.records import ROOT, Attr, encode_attr
 from core.meta.store import RecordStore
 from core.object.secrets import REMOVED
 
@@ -37,6 +37,7 @@ class Reading:
         self.max_session = 0
         self.users: dict[int, list[int]] = {}  # uid -> [space, inodes]
         self.groups: dict[int, list[int]] = {}
+        self.given: list[tuple[int, int, int, int]] = []  # (kind of quota, owner, new owner, space): clamped ids
 
     def __enter__(self) -> Reading:
         return self
@@ -61,17 +62,20 @@ class Reading:
         """Secrets that the dump doesn't carry."""
         return [name for name, attribute in _SECRETS.items() if getattr(self.fmt, attribute, "") == REMOVED]
 
-    def count_node(self, attr: Attr, space: int) -> None:
-        """Every inode but the root and the root of the trash."""
+    def count_node(self, attr: Attr, space: int, *, owned: bool = True) -> None:
+        """Every inode but the root and the root of the trash. `owned`: False for the trash's hourly directories."""
         self.used_space += space
         self.used_inodes += 1
-        if attr.type in (FILE, DIRECTORY):  # as the original's own scan counts (semantics §3.4)
-            for owners, ident in ((self.users, attr.uid), (self.groups, attr.gid)):
-                used = owners.get(ident)
-                if used is None:
-                    used = owners[ident] = [0, 0]
-                used[0] += space
-                used[1] += 1
+        if not owned:
+            return
+        # Of every type, as creating and removing one counts (the original's scan leaves out links and devices, and its
+        # own numbers drift from that; semantics §3.3, §3.4).
+        for owners, ident in ((self.users, attr.uid), (self.groups, attr.gid)):
+            used = owners.get(ident)
+            if used is None:
+                used = owners[ident] = [0, 0]
+            used[0] += space
+            used[1] += 1
 
     def at_least(self, name: str, lowest: int) -> int:
         """An id counter: what the file says, unless its records prove more. Ids that were given out and are not in the

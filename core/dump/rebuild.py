@@ -38,6 +38,16 @@ def complete(reading: Reading) -> None:
     db.execute(
         "INSERT INTO ref SELECT id, size, n FROM use WHERE TRUE ON CONFLICT DO UPDATE SET n = MAX(n, excluded.n)"
     )
+    for kind, owner, new, space in reading.given if reading.fmt and reading.fmt.user_group_quota else ():
+        db.execute(
+            "UPDATE quota SET used_space = used_space - ?, used_inodes = used_inodes - 1 WHERE kind = ? AND id = ?",
+            space, kind, owner,
+        )  # fmt: skip
+        db.execute(
+            "INSERT INTO quota VALUES (?, ?, -1, -1, ?, 1) ON CONFLICT DO UPDATE"
+            " SET used_space = used_space + excluded.used_space, used_inodes = used_inodes + 1",
+            kind, new, space,
+        )  # fmt: skip
     used = (reading.used_space, reading.used_inodes)
     stated = (reading.stated.get("usedSpace"), reading.stated.get("totalInodes"))
     if stated != used:
