@@ -11,6 +11,8 @@ Around tikv-client 0.0.4, whose habits shape this file (all observed, with the v
 - A transaction that is neither committed nor rolled back panics in Rust when it is collected, and aborts the process
   at interpreter exit. `RawTransaction` therefore ends every one; one whose outcome is unknown is kept for ever instead,
   because a rollback could remove the locks of a commit that did happen.
+- A call that is under way when the event loop closes or the interpreter exits does harm then. `close` waits for them
+  all, `leaving` sees to it that the process can exit.
 - Every `put` and `delete` is a future of its own that crosses to a Rust thread and back, 20 µs with uvloop and 100 µs
   with plain asyncio. They are started together and awaited together.
 - A snapshot at a timestamp in the future would spoil one-phase commits of the whole cluster, and 2**64-1 ("latest",
@@ -21,17 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from tikv_client.asynchronous import TransactionClient  # type: ignore[import-untyped]
-
 from core.meta.stores.kv.driver import Pair, Range
-from core.meta.stores.tikv import failures
+from core.meta.stores.tikv import failures, leaving
 from core.meta.stores.tikv.failures import Unreachable
+from core.meta.stores.tikv.library import Calls, Client, Source
 from core.meta.stores.tikv.url import TiKVURL
 
 T = TypeVar("T")
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 10.0
 #: More for a commit, per record. Some 2 ms on a busy machine; the library sends large commits in many small messages.
 PER_WRITE_S: Final = 0.01
+#: How long `close` waits for calls that nobody waits for any more. Most are there within milliseconds.
+DRAIN_S = 3.0
 #: How long a call is tried again while the cluster can't be reached.
 PATIENCE_S = 5.0
 FIRST_PAUSE_S: Final = 0.02
@@ -56,27 +60,37 @@ class Connection:
 
     def __init__(self, url: TiKVURL) -> None:
         self.url = url
-        self._client: Any = None
+        self._client: Client | None = None
         self._connecting = asyncio.Lock()
+        self._calls = Calls()
 
     async def open(self) -> None:
-        await self._connect(None)
+        try:
+            await self._connect(None)
+        except BaseException:
+            await self.close(0)
+            raise
 
-    async def close(self) -> None:
-        """The library has no close; its threads end when nothing refers to the client."""
+    async def close(self, patience_s: float | None = None) -> None:
+        """Returns when no call is under way; ends those that take longer than patience_s, DRAIN_S unless told.
+
+        The library has no close; dropping the client ends its connections.
+        """
         self._client = None
+        await self._calls.drain(DRAIN_S if patience_s is None else patience_s)
+        leaving.closed()
 
-    async def _connect(self, failed: Any) -> Any:
+    async def _connect(self, failed: Client | None) -> Client:
         """A client other than `failed`; one task connects, the others wait for it."""
         async with self._connecting:
             if self._client is None or self._client is failed:
                 try:
-                    self._client = await within(TransactionClient.connect(list(self.url.endpoints)))
+                    self._client = Client(await within(Client.connect(self.url.endpoints, self._calls)), self._calls)
                 except Exception as e:
                     raise as_unreachable(e) from e
             return self._client
 
-    async def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[Client], Awaitable[T]]) -> T:
         """`work(client)`, which changes nothing, until it succeeds; Unreachable after PATIENCE_S of failures."""
         deadline = time.monotonic() + PATIENCE_S
         pause = FIRST_PAUSE_S
@@ -105,45 +119,51 @@ class Connection:
         now: int = await self.call(lambda client: within(client.current_timestamp()))
         return now
 
-    async def snapshot(self, client: Any) -> Any:
+    async def snapshot(self, client: Client) -> Source:
         """What is committed now."""
-        return client.snapshot(await within(client.current_timestamp()), False)
+        return client.snapshot(await within(client.current_timestamp()))
 
     async def collect_garbage(self, before: int) -> None:
         """Let the cluster forget versions that nobody reads at or after this timestamp."""
-        await self.call(lambda client: client.inner.gc(before))
+        await self.call(lambda client: client.gc(before))
 
 
 class RawTransaction:
     """One optimistic transaction, in use by one task; end it with `commit` or `abandon`. source: to read from."""
 
-    def __init__(self, transaction: Any) -> None:
-        self.source = transaction
-        self._inner = transaction.inner
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._inner = source.inner
+        self._watch = source.watch
         self._pending: list[asyncio.Future[Any]] = []
         self._ended = False
 
     @classmethod
-    async def begin(cls, client: Any) -> RawTransaction:
-        begun = asyncio.ensure_future(client.begin(pessimistic=False))
+    async def begin(cls, client: Client) -> RawTransaction:
+        begun = client.begin()
         try:
-            return cls(await within(begun))
+            return cls(client.source(await within(begun)))
         except BaseException:
-            begun.add_done_callback(_roll_back_late)
+            begun.add_done_callback(functools.partial(_roll_back_late, client))
             raise
+
+    def __del__(self) -> None:
+        """Of a task that never went on, because its event loop was closed."""
+        if not self._ended:
+            self._keep()
 
     def put(self, key: bytes, value: bytes) -> None:
         """Buffered; `commit` sends it. A key may be put, deleted or locked once per transaction."""
-        self._pending.append(self._inner.put(key, value))
+        self._pending.append(self._watch(self._inner.put(key, value)))
 
     def delete(self, key: bytes) -> None:
-        self._pending.append(self._inner.delete(key))
+        self._pending.append(self._watch(self._inner.delete(key)))
 
     def lock(self, keys: Iterable[bytes]) -> None:
         """The commit fails if another transaction writes one of these keys; they need not exist."""
         wanted = list(keys)
         if wanted:
-            self._pending.append(self._inner.lock_keys(wanted))
+            self._pending.append(self._watch(self._inner.lock_keys(wanted)))
 
     async def commit(self) -> None:
         """Two-phase commit. Ends the transaction, whatever comes out; `failures` tells what an error means."""
@@ -156,7 +176,7 @@ class RawTransaction:
         except BaseException:
             await self.abandon()
             raise
-        committing = asyncio.ensure_future(self._inner.commit())
+        committing = self._watch(self._inner.commit())
         try:
             await within(committing, len(self._pending) * PER_WRITE_S)
         except BaseException as e:
@@ -173,9 +193,9 @@ class RawTransaction:
             return
         self._ended = True
         for future in self._pending:
-            future.cancel() if not future.done() else future.exception()
+            _ignore(future)
         try:
-            await within(self._inner.rollback())
+            await within(self._watch(self._inner.rollback()))
         except BaseException as e:
             self._keep()
             if not isinstance(e, Exception):
@@ -188,14 +208,14 @@ class RawTransaction:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._inner))
 
 
-async def get_from(source: Any, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+async def get_from(source: Source, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """From a snapshot or a transaction. An empty value reads as missing, as the format has it (§6.3)."""
     if len(keys) == 1:
-        value = await within(source.inner.get(keys[0]))
+        value = await within(source.get(keys[0]))
         return {keys[0]: value} if value else {}
     if len(keys) <= MOST_KEYS:
         try:
-            return dict(await within(source.inner.batch_get(list(keys))))
+            return dict(await within(source.batch_get(keys)))
         except Exception as e:
             if not failures.is_long_answer(e):
                 raise
@@ -206,7 +226,7 @@ async def get_from(source: Any, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     return found
 
 
-async def scan_from(source: Any, asked: Range) -> list[Pair]:
+async def scan_from(source: Source, asked: Range) -> list[Pair]:
     """From a snapshot or a transaction; values are b"" if only keys are wanted."""
     found: list[Pair] = []
     start, most = asked.start, MOST_KEYS
@@ -214,9 +234,9 @@ async def scan_from(source: Any, asked: Range) -> list[Pair]:
         page = min(most, asked.limit - len(found)) if asked.limit else most
         try:
             if asked.keys_only:
-                more = [(key, b"") for key in await within(source.inner.scan_keys(start, asked.end, page, True, False))]
+                more = [(key, b"") for key in await within(source.scan_keys(start, asked.end, page))]
             else:
-                more = list(await within(source.inner.scan(start, asked.end, page, True, False)))
+                more = list(await within(source.scan(start, asked.end, page)))
         except Exception as e:
             if page == 1 or not failures.is_long_answer(e):
                 raise
@@ -236,8 +256,7 @@ async def within(call: Awaitable[T], more_s: float = 0.0) -> T:
         try:
             await asyncio.wait((future,), timeout=seconds)
         finally:
-            if not future.done():
-                future.add_done_callback(_forget)
+            _ignore(future)  # also if it is done already: the caller may be cancelled in the same moment
     if not future.done():
         raise TimeoutError(f"no answer in {seconds:g} s")
     return future.result()
@@ -247,15 +266,22 @@ def as_unreachable(error: Exception) -> Unreachable:
     return error if isinstance(error, Unreachable) else Unreachable(failures.plain(error))
 
 
-def _forget(future: asyncio.Future[Any]) -> None:
+def _ignore(future: asyncio.Future[Any]) -> None:
     """An exception that nobody waits for any more is no news."""
+    if future.done():
+        _forget(future)
+    else:
+        future.add_done_callback(_forget)
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
 
 
-def _roll_back_late(begun: asyncio.Future[Any]) -> None:
+def _roll_back_late(client: Client, begun: asyncio.Future[Any]) -> None:
     """A transaction that began after its caller had given up."""
     if not begun.cancelled() and begun.exception() is None:
-        raw = RawTransaction(begun.result())
+        raw = RawTransaction(client.source(begun.result()))
         raw._keep()
-        asyncio.ensure_future(raw._inner.rollback()).add_done_callback(_forget)
+        raw._watch(raw._inner.rollback()).add_done_callback(_forget)

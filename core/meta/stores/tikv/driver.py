@@ -36,6 +36,7 @@ from core.meta.stores.kv.driver import KVDriver, Limits, Pair, Range, Reading, T
 from core.meta.stores.tikv import failures
 from core.meta.stores.tikv.connection import Connection, RawTransaction, get_from, scan_from, within
 from core.meta.stores.tikv.failures import Unreachable
+from core.meta.stores.tikv.library import Client, Source
 from core.meta.stores.tikv.url import TiKVURL
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,12 @@ class TiKVDriver(KVDriver):
             await self._connection.open()
             await self._connection.call(self._prove)
         except Unreachable as e:
+            await self._connection.close(0)
             raise failures.unreachable(self.url.where, self.url.endpoints, e) from e
         if self.url.gc_interval_s:
             self._collector = asyncio.create_task(self._collect_garbage(self.url.gc_interval_s))
 
-    async def _prove(self, client: Any) -> None:
+    async def _prove(self, client: Client) -> None:
         """PD answers, and a store that has our keys."""
         await get_from(await self._connection.snapshot(client), [self.url.prefix + b"setting"])
 
@@ -124,9 +126,9 @@ class TiKVDriver(KVDriver):
         keys = list(dict.fromkeys(key for asked, _ in questions for key in asked))
         ranges = list(dict.fromkeys(where for _, asked in questions for where in asked))
 
-        async def work(client: Any) -> list[Reading]:
-            moment = at or await within(client.current_timestamp())
-            values, lists = await read_from(client.snapshot(moment, False), keys, ranges)
+        async def work(client: Client) -> list[Reading]:
+            moment = await within(client.current_timestamp()) if at is None else at
+            values, lists = await read_from(client.snapshot(moment), keys, ranges)
             found = dict(zip(ranges, lists, strict=True))
             return [
                 Reading([values.get(key) for key in asked], [found[where] for where in places], moment)
@@ -159,7 +161,7 @@ class TiKVDriver(KVDriver):
         self.trips += reads
         self.messages += 1 + reads
 
-        async def work(client: Any) -> _Attempt:
+        async def work(client: Client) -> _Attempt:
             # Both timestamps travel in one message.
             stamping = asyncio.ensure_future(within(client.current_timestamp())) if self.logs else None
             raw = await RawTransaction.begin(client)
@@ -279,7 +281,7 @@ class _Attempt(Transaction):
 
 
 async def read_from(
-    source: Any, keys: Sequence[bytes], ranges: Sequence[Range]
+    source: Source, keys: Sequence[bytes], ranges: Sequence[Range]
 ) -> tuple[dict[bytes, bytes], list[list[Pair]]]:
     """Keys and ranges at once, from a snapshot or a transaction."""
     if not ranges:
