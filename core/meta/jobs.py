@@ -101,20 +101,33 @@ class Jobs(Sessions):
         done = 0
         async for key, _ in self.store.scan(k.DELSLICES):
             if key[2] < edge:
-                tx = await self.store.transact(lambda tx, key=key: self._release_delayed(tx, key))  # type: ignore[misc]
-                for slice_id, size in tx.outcome.freed:
-                    await self.delete_slice(slice_id, size)
+                await self._release_delayed(key)
                 done += 1
         return done
 
-    @staticmethod
-    async def _release_delayed(tx: Tx, key: k.Key) -> Tx:
-        (raw,) = await tx.read(key)
-        if raw:
-            for slice_id, size in _DELAYED.iter_unpack(raw[: len(raw) // 12 * 12]):
+    async def _release_delayed(self, key: k.Key) -> None:
+        """In several commits if the database changes only so many records at once; each shortens the record."""
+        most = max(1, self.store.caps.max_writes - 2) if self.store.caps.max_writes else 1 << 30
+
+        async def body(tx: Tx) -> tuple[Tx, bool]:
+            (raw,) = await tx.read(key)
+            if not raw:
+                return tx, False
+            pairs = list(_DELAYED.iter_unpack(raw[: len(raw) // _DELAYED.size * _DELAYED.size]))
+            for slice_id, size in pairs[-most:]:
                 tx.add(k.sliceref(slice_id, size), -1)
-        tx.delete(key)
-        return tx
+            if left := pairs[:-most]:
+                tx.put(key, raw[: len(left) * _DELAYED.size])
+            else:
+                tx.delete(key)
+            self.log_change(tx, "CLEANUP_DELAYED_SLICES", key[1], key[2])
+            return tx, bool(left)
+
+        more = True
+        while more:
+            tx, more = await self.store.transact(body)
+            for slice_id, size in tx.outcome.freed:
+                await self.delete_slice(slice_id, size)
 
     async def trim_change_log(self) -> int:
         """Drop change-log lines that are too old or too many, as the setting says; returns how many (§15.5)."""

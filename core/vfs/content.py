@@ -180,7 +180,7 @@ class RangeReader:
                     raise
 
     async def _pieces(self, records: list[Slice], start: int, stop: int) -> AsyncIterator[Buffer | FileRange]:
-        reads: deque[asyncio.Task[Buffer] | Buffer | FileRange] = deque()
+        reads: deque[tuple[Slice, asyncio.Task[Buffer] | Buffer | FileRange]] = deque()
         parts = self._split(pieces_for(records, start, stop))
         try:
             more = True
@@ -190,12 +190,15 @@ class RangeReader:
                     if part is None:
                         more = False
                     else:
-                        reads.append(self._start(part))
+                        reads.append((part, self._start(part)))
                 if reads:
-                    head = reads.popleft()
+                    s, head = reads.popleft()
+                    if isinstance(head, FileRange):
+                        # A compaction may have deleted the file while earlier parts were being sent.
+                        head = self._start(s)
                     yield await head if isinstance(head, asyncio.Task) else head
         finally:
-            for left in reads:
+            for _, left in reads:
                 if isinstance(left, asyncio.Task):
                     left.cancel()
 

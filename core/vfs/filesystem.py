@@ -164,9 +164,12 @@ class FileSystem:
         hot = self.read_nowait(found, offset, length)
         if hot is not None:
             return hot
-        parts: list[Buffer] = []
-        async for part in self.iter_range(found, offset, length):
-            parts.append(_load(part) if isinstance(part, FileRange) else part)
+        try:
+            parts = [_load(p) if isinstance(p, FileRange) else p async for p in self.iter_range(found, offset, length)]
+        except FileNotFoundError:
+            # Another process has compacted the file and deleted what its records named a moment ago.
+            now = found._replace(chunk=None)
+            parts = [_load(p) if isinstance(p, FileRange) else p async for p in self.iter_range(now, offset, length)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # -- writing -------------------------------------------------------------------------------------------------
