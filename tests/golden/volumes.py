@@ -12,6 +12,7 @@ Each archive is one folder: `volume.json`, the database, `objects/`, `manifest.j
 from __future__ import annotations
 
 import base64
+import errno
 import importlib
 import json
 import shutil
@@ -166,6 +167,11 @@ _ENGINES: dict[str, Callable[[Path, dict[str, Any]], AbstractContextManager[str]
 }
 
 
+def _unreadable(error: int | str) -> Unreadable:
+    """Manifests give a number or a name."""
+    return Unreadable(error if isinstance(error, int) else getattr(errno, error))
+
+
 def _text(value: Any) -> bytes:
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()
 
@@ -186,7 +192,7 @@ def _expected(line: dict[str, Any]) -> Expected:
         target=_text(line["target"]) if "target" in line else None,
         sha256=line.get("sha256"),
         xattrs={
-            name.encode(): Unreadable(value["error"]) if isinstance(value, dict) and "error" in value else _text(value)
+            name.encode(): _unreadable(value["error"]) if isinstance(value, dict) and "error" in value else _text(value)
             for name, value in line.get("xattrs", {}).items()
         },
     )
