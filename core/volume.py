@@ -137,7 +137,8 @@ async def open_volume(
 
     session: register this client (gc and similar tools don't). backup_meta: seconds between automatic backups of the
     metadata into the object store, by whichever client is due; 0 is never. atime_mode: noatime, relatime, strictatime.
-    cache_dir: disk cache; cache_size in bytes, 0 = none. buffer_size: memory budget in bytes for everything. Bandwidth limits in Mbit/s.
+    cache_dir: disk cache; cache_size in bytes, 0 = none. buffer_size: memory budget in bytes for everything. Bandwidth
+    limits in Mbit/s.
     """
     store = open_record_store(meta_url)
     await store.open()

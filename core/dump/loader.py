@@ -23,7 +23,9 @@ from core.meta.format import META_VERSION, Format
 from core.meta.records import DIRECTORY, ROOT, TRASH, Attr, DirStat, Entry, Quota, decode_attr
 from core.meta.store import ADD, EXACT, PUT, PUT_NEW, RecordStore, Write
 
-_BATCH: Final = 4000
+#: Records in one commit. More gain nothing anywhere, and on TiKV the cost of a transaction grows faster than its size:
+#: 8 000 files took 4 s in commits of 500 and 15 s in commits of 4 000.
+_BATCH: Final = 500
 #: Bytes of names, values and records in one commit; servers limit the size of a request.
 _BATCH_BYTES: Final = 2 << 20
 _LOADING: Final = "Loading"

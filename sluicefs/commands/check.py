@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sluice check META-URL`: prove that a volume is as it should be; nothing is changed (metadata-semantics §14.2).
 
-The proof is `core/check.py`. Exit status 0: nothing is wrong; 1: something is.
+The proof is `core/check`. Exit status 0: nothing is wrong; 1: something is.
 """
 
 from __future__ import annotations

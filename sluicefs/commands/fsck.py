@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sluice fsck META-URL`: what the records say against a recount; with --repair set right (metadata-semantics §14.2).
 
-The recount and the repairs are in `core/check.py`. Exit status 0: nothing is wrong (any more); 1: something is.
+The recount and the repairs are in `core/check`. Exit status 0: nothing is wrong (any more); 1: something is.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core import recounting
-from core.check import KINDS, Finding, check, recount, repair
+from core.check import KINDS, Finding, check, recount, recounting, repair
 from core.meta import keys as k
 from core.meta.format import new_format
 from core.meta.meta import Meta, init_format

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from core.check.findings import Finding
 from core.errors import FsError
-from core.findings import Finding
 from core.gc import set_references
 from core.meta import keys as k
 from core.meta.base import Exists

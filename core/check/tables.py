@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a recount: its tables, and the questions asked of them. SQL only; `core/recounting.py` fills and asks.
+"""The ledger of a recount: its tables, and the questions asked of them. SQL only; `recounting.py` fills and asks.
 
 Source: spec metadata-semantics §1.2 (invariants), §2, §6.7, §14.2; metadata-format §1.
 """

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from core.check.findings import KINDS, Finding
+from core.check.recounting import LIMIT, Progress, one_pass, quiet
+from core.check.repair import DIRECTORY_MODE, repair, statistics_lack
 from core.errors import FsError
-from core.findings import KINDS, Finding
 from core.meta import keys as k
 from core.meta.meta import Meta
 from core.meta.records import ROOT, TRASH, Attr, DirStat, node_space
 from core.meta.recount import Sample, measure
 from core.object.api import ObjectStore
-from core.recounting import LIMIT, Progress, one_pass, quiet
-from core.repair import DIRECTORY_MODE, repair, statistics_lack
 
 #: Repairs bring the next thing to light: what a recreated directory holds, for one, or the rest of very many.
 _ROUNDS: Final = 100

@@ -2,7 +2,7 @@
 """One pass of a recount: pour all records of a volume into a ledger, ask what doesn't agree.
 
 Memory is bounded by the ledger and by LIMIT findings of a kind. What others change meanwhile may be seen half: whoever
-calls asks twice (`core/check.py`).
+calls asks twice (`core/check`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from core.chunk.naming import block_key, iter_blocks, parse_block_key
-from core.errors import ObjectError, ObjectNotFound
-from core.findings import Finding
-from core.gc import delayed_slices
-from core.ledger import Ledger, Row
-from core.meta import keys as k
-from core.meta.base import show
-from core.meta.meta import Meta
-from core.meta.records import ROOT, TRASH, Attr, DirStat, decode_slices, node_space
-from core.meta.recount import Pair, error_range
-from core.object.api import ObjectStore
-from core.recount_tables import (
+from core.check.findings import Finding
+from core.check.tables import (
     LINK_COUNTS,
     LOST_CHUNKS,
     LOST_QUOTAS,
@@ -35,6 +25,16 @@ from core.recount_tables import (
     SYMLINKS,
     full,
 )  # fmt: skip
+from core.chunk.naming import block_key, iter_blocks, parse_block_key
+from core.errors import ObjectError, ObjectNotFound
+from core.gc import delayed_slices
+from core.ledger import Ledger, Row
+from core.meta import keys as k
+from core.meta.base import show
+from core.meta.meta import Meta
+from core.meta.records import ROOT, TRASH, Attr, DirStat, decode_slices, node_space
+from core.meta.recount import Pair, error_range
+from core.object.api import ObjectStore
 
 #: Findings of one kind that one pass reports; a repair brings the next ones to light.
 LIMIT: Final = 10_000
