@@ -27,6 +27,7 @@ from core.meta import keys as k
 from core.meta.keys import Key
 from core.meta.recent import RecentRecords
 from core.meta.records import DIRECTORY, Attr, Entry, NodePatch
+from core.meta.turns import PATIENCE, Turns
 
 T = TypeVar("T")
 
@@ -135,6 +136,7 @@ class RecordStore(ABC):
     def __init__(self) -> None:
         self.trips = 0
         self.recent: RecentRecords | None = None if self.caps.local else RecentRecords()
+        self._turns = Turns()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -231,45 +233,60 @@ class RecordStore(ABC):
 
     async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `body` until its commit succeeds; at most 50 times, with growing random pauses."""
-        lost: Conflict | None = None
-        attempt = 0
-        recent = self.recent if self.recent is not None and self.recent.worth_trying() else None
-        while attempt < MAX_TRIES:
-            tx = Tx(self, attempt, lost, recent)
-            try:
-                result = await body(tx)
-            except FsError:
-                if not tx.guessed:
-                    raise
-                recent = None  # a refusal needs records that were read
-                continue
-            if not tx.writes:
-                if not tx.guessed:
-                    return result
-                recent = None
-                continue
-            try:
-                tx.outcome = await self.commit(tx.checks, tx.writes)
-            except Conflict as conflict:
-                lost = conflict
-                attempt += 1
-                if self.recent is not None:
-                    self.recent.refused((key for _, key, _ in tx.checks), tx.guessed)
-                recent = None  # from here on nothing is taken for granted
-                if tx.guessed:
+        own_turn = False
+        try:
+            lost: Conflict | None = None
+            attempt = 0
+            recent = self.recent if self.recent is not None and self.recent.worth_trying() else None
+            while attempt < MAX_TRIES:
+                if attempt == PATIENCE and not own_turn:
+                    own_turn = await self._turns.take()
+                tx = Tx(self, attempt, lost, recent)
+                try:
+                    result = await body(tx)
+                except FsError:
+                    if not tx.guessed:
+                        raise
+                    recent = None  # a refusal needs records that were read
                     continue
-                # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out; but never for seconds.
-                await asyncio.sleep(random.randrange(min(attempt**2, MAX_PAUSE_MS)) / 1000)  # noqa: S311
-                continue
-            except MetaError as error:
-                if not error.uncertain or not await self._was_applied(tx, error):
-                    raise
-            if self.recent is not None:
-                self.recent.committed(tx.writes, tx.guessed)
-            for effect in tx.after:
-                effect()
-            return result
+                if not tx.writes:
+                    if not tx.guessed:
+                        return result
+                    recent = None
+                    continue
+                try:
+                    await self._commit(tx)
+                except Conflict as conflict:
+                    lost = conflict
+                    attempt += 1
+                    if self.recent is not None:
+                        self.recent.refused((key for _, key, _ in tx.checks), tx.guessed)
+                    recent = None  # from here on nothing is taken for granted
+                    if not tx.guessed:
+                        # Spec semantics §1.6: random 0 … (i+1)²-1 ms, so that losers spread out; never for seconds.
+                        await asyncio.sleep(random.randrange(min(attempt**2, MAX_PAUSE_MS)) / 1000)  # noqa: S311
+                    continue
+                except MetaError as error:
+                    if not error.uncertain or not await self._was_applied(tx, error):
+                        raise
+                if self.recent is not None:
+                    self.recent.committed(tx.writes, tx.guessed)
+                for effect in tx.after:
+                    effect()
+                return result
+        finally:
+            if own_turn:
+                self._turns.give_back()
         raise MetaError(f"{self.name}: transaction lost {MAX_TRIES} races; too much contention", retryable=True)
+
+    async def _commit(self, tx: Tx) -> None:
+        if self._turns.taken:
+            await self._turns.wait()
+        self._turns.entered()
+        try:
+            tx.outcome = await self.commit(tx.checks, tx.writes)
+        finally:
+            self._turns.left()
 
     async def _was_applied(self, tx: Tx, error: MetaError) -> bool:
         """The answer to a commit was lost. True if the database holds what it wrote; else the caller gets `error`.

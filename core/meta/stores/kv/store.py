@@ -25,7 +25,6 @@ from core.meta.stores.kv.groups import Groups
 from core.meta.stores.kv.guesses import Guesses
 from core.meta.stores.kv.keys import KeyCodec
 from core.meta.stores.kv.lane import Lane
-from core.meta.stores.kv.turns import Turns
 from core.meta.stores.kv.walking import Walk
 
 #: Sessions of clients before 1.0-beta3 hold the last heartbeat, and live so many seconds from there (format §6.3).
@@ -44,8 +43,8 @@ class KVStore(RecordStore):
         self._guesses = Guesses()
         self._pages: dict[tuple[int, bytes, int], list[bytes]] = {}  # listing -> node keys of last time
         self._groups = Groups(driver, codec, self._guesses)
-        self._turns = Turns()
-        self._commits: Lane[Change, Any] = Lane(self._run_in_turn, direct=driver.cancellable)
+        self._one_group = asyncio.Lock()
+        self._commits: Lane[Change, Any] = Lane(self._run_group, direct=driver.cancellable)
 
     @property
     def trips(self) -> int:
@@ -86,7 +85,6 @@ class KVStore(RecordStore):
         singles = {key: codec.encode(key) for key in keys if key not in groups}
         if not keys:
             return []
-        await self._turns.before_reading()
         wanted, places = list(dict.fromkeys(singles.values())), list(dict.fromkeys(groups.values()))
         places = [place for place in places if place.start < place.end]  # chunks(ino, 0)
         values, ranges = await self._fetch(wanted, places)
@@ -240,10 +238,8 @@ class KVStore(RecordStore):
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
         change = Commit(self.codec, checks, writes, blind_wipe=self.driver.limits.blind_wipe)
         try:
-            outcome: Outcome = await (self._in_own_turn(change) if self._turns.take() else self._commits.submit(change))
-            self._turns.won()
+            outcome: Outcome = await self._commits.submit(change)
         except Conflict as lost:
-            self._turns.lost()
             if lost.found is None and lost.key is not None and lost.key[0] == k.ENTRY:
                 lost.found = await self._what_is_there(lost.key)
             raise lost from None
@@ -264,15 +260,6 @@ class KVStore(RecordStore):
 
     # -- groups --------------------------------------------------------------------------------------------------
 
-    async def _run_in_turn(self, changes: Sequence[Change]) -> list[Any]:
-        async with self._turns.group():
+    async def _run_group(self, changes: Sequence[Change]) -> list[Any]:
+        async with self._one_group:
             return await self._groups.run(changes)
-
-    async def _in_own_turn(self, change: Change) -> Any:
-        """Commit for a task that has lost often; nobody else's group is under way."""
-        run = asyncio.ensure_future(self._groups.run([change]))
-        run.add_done_callback(lambda _: self._turns.end())
-        (answer,) = await asyncio.shield(run)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer

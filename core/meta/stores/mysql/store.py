@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from asyncmy import errors
@@ -21,12 +21,11 @@ from asyncmy import errors
 from core.errors import MetaError, VolumeError
 from core.meta import keys as k
 from core.meta.keys import Key
-from core.meta.store import PUT, Capabilities, Check, DirEntry, Outcome, RecordStore, Resolved, Tx, Write
+from core.meta.store import PUT, Capabilities, Check, DirEntry, Outcome, RecordStore, Resolved, Write
 from core.meta.stores.batching import Batcher
 from core.meta.stores.mysql import failures, schema
 from core.meta.stores.mysql.committing import Committer
 from core.meta.stores.mysql.connection import READ_COMMITTED, Pool, Result
-from core.meta.stores.mysql.fairness import PATIENCE, Turns
 from core.meta.stores.mysql.literals import Names, text
 from core.meta.stores.mysql.reading import WALK_AT_ONCE, Queries, listed, resolved
 from core.meta.stores.mysql.scanning import Scanner
@@ -77,7 +76,6 @@ class MySQLStore(RecordStore):
         # Commits go one after the other; ids are reserved beside them.
         self._write_pool = Pool(url, READ_COMMITTED, most=2 if url.connections > 1 else 1)
         self._committer = Committer(self._write_pool, self._queries, self._writer, url.where)
-        self._turns = Turns(self._committer.drain)
         self._scanner = Scanner(self._names, self._ask_one)
         self._reads: Batcher[_Question, list[Any]] = Batcher(
             self._read_batch, most=_MOST_READS, in_flight=_PACKETS, weight=_weight
@@ -304,26 +302,8 @@ class MySQLStore(RecordStore):
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
         if not self._ready:
             await self._require_volume()
-        await self._turns.wait()
         self.trips += 1
         return await self._committer.commit(checks, writes, self.caps.max_id)
-
-    async def transact(self, body: Callable[[Tx], Awaitable[T]]) -> T:
-        """As promised; who has lost often commits alone, see `fairness.py`."""
-        tries, mine = 0, False
-
-        async def counted(tx: Tx) -> T:
-            nonlocal tries, mine
-            tries += 1
-            if tries > PATIENCE and not mine:
-                mine = await self._turns.take()
-            return await body(tx)
-
-        try:
-            return await super().transact(counted)
-        finally:
-            if mine:
-                self._turns.give_back()
 
     async def allocate(self, name: str, count: int) -> int:
         await self._require_volume()
