@@ -97,7 +97,7 @@ async def statistics_lack(meta: Meta, ino: int) -> DirStat:
     async def count() -> Sample:
         nonlocal length
         first = await stored()
-        counted = await meta._sum_entries(ino)
+        counted = await meta.sum_entries(ino)
         last = await stored()
         length = counted.length - last.length if first == last else 0
         return Sample(first[1:], counted[1:], last[1:], counted.length)

@@ -15,11 +15,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from core.errors import Conflict, FsError, SluiceError
+from core.errors import FsError, SluiceError
 from core.meta import keys as k
-from core.meta.records import DIRECTORY, FILE, ROOT, TRASH, DirStat, node_space
+from core.meta.records import DIRECTORY, ROOT, TRASH, node_space
 from core.meta.sessions import Sessions
-from core.meta.store import EXACT, PUT, Tx
+from core.meta.store import Tx
 
 log = logging.getLogger("sluice.jobs")
 
@@ -30,7 +30,6 @@ TRIM_S: Final = 300
 TRIM_GATE_S: Final = 270
 #: Trees that a crashed clone left behind are removed after a day (semantics §13.2).
 DETACHED_S: Final = 24 * HOUR_S
-_RECOUNTS: Final = 5
 _DELAYED = struct.Struct(">QI")
 
 
@@ -199,39 +198,7 @@ class Jobs(Sessions):
                 break
         return removed
 
-    # -- statistics ----------------------------------------------------------------------------------------------
-
-    async def recount_directory(self, ino: int) -> None:
-        """Write the statistics of a directory anew from a listing, if the directory still exists.
-
-        Only if nothing changed it meanwhile; a directory that never rests keeps what it has, and the next change of
-        one without a record comes here again.
-        """
-        for _ in range(_RECOUNTS):
-            attr, old = await self.store.read(k.node(ino), k.dirstat(ino))
-            if attr is None:
-                return
-            stat = await self._sum_entries(ino)
-            try:
-                await self.store.commit(
-                    [(EXACT, k.node(ino), attr), (EXACT, k.dirstat(ino), old)], [(PUT, k.dirstat(ino), stat)]
-                )
-                return
-            except Conflict:
-                continue
-
-    async def _sum_entries(self, ino: int) -> DirStat:
-        length = space = inodes = 0
-        after = b""
-        while page := await self.readdir(ino, after, 1000, attrs=True):
-            for e in page:
-                length += e.attr.length if e.attr is not None and e.type == FILE else 0
-                space += node_space(e.attr) if e.attr is not None else 4096
-                inodes += 1
-            after = page[-1].name
-            if len(page) < 1000:
-                break
-        return DirStat(length, space, inodes)
+    # -- usage -------------------------------------------------------------------------------------------------------
 
     async def count_all(self) -> tuple[int, int]:
         """(used space, inodes) as a full scan finds them; root and trash root don't count (format §1.7)."""

@@ -19,7 +19,7 @@ from core.meta import keys as k
 from core.meta.records import DIRECTORY, FILE, Attr, DirStat, Quota, node_space
 
 if TYPE_CHECKING:
-    from core.meta.jobs import Jobs
+    from core.meta.statistics import Statistics
 
 #: Directories of one snapshot; a larger tree is read in parts and then is not exact.
 MAX_SNAPSHOT: Final = 20_000
@@ -46,7 +46,7 @@ class TreeUsage(NamedTuple):
 class TreeMeasure:
     """One measurement; `run` may be called again, which explores only what changed."""
 
-    def __init__(self, meta: Jobs, top: int, *, strict: bool = False) -> None:
+    def __init__(self, meta: Statistics, top: int, *, strict: bool = False) -> None:
         self.meta = meta
         self.top = top
         self.strict = strict
@@ -56,6 +56,7 @@ class TreeMeasure:
         self._errors: dict[int, DirStat] = {}  # proven errors of statistics (strict)
         self._missing: set[int] = set()  # of those: there was no record at all
         self._todo: set[int] = {top}
+        self.statistics: dict[int, DirStat | None] = {}  # of every directory, in the last snapshot
 
     async def run(self) -> TreeUsage:
         """ENOENT-free: a directory that vanishes has no usage any more."""
@@ -169,6 +170,7 @@ class TreeMeasure:
         whole = len(inodes) <= MAX_SNAPSHOT
         space = count = length = 0
         stored: Quota | None = None
+        self.statistics.clear()
         for at in range(0, len(inodes), MAX_SNAPSHOT):
             part = inodes[at : at + MAX_SNAPSHOT]
             quota, *values = await self.meta.store.read(
@@ -178,6 +180,7 @@ class TreeMeasure:
                 stored = quota
             for ino, stat, attr in zip(part, values[: len(part)], values[len(part) :], strict=True):
                 self._verify(ino, attr)
+                self.statistics[ino] = stat
                 wrong = self._errors.get(ino)
                 if stat is not None and ino in self._missing:
                     wrong = None  # somebody counted it meanwhile
@@ -211,4 +214,4 @@ class TreeMeasure:
             (stat,) = await self.meta.store.read(k.dirstat(ino))
             if stat is not None:
                 return DirStat(*stat)
-        return await self.meta._sum_entries(ino)
+        return await self.meta.sum_entries(ino)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -12,7 +12,8 @@ from core.errors import FsError
 from core.meta import keys as k
 from core.meta.base import EXECUTE, WRITE, Exists, show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
-from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_RESTORE, RENAME_WHITEOUT, Namespace
+from core.meta.measure import TreeMeasure
+from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_RESTORE, RENAME_WHITEOUT
 from core.meta.records import (
     DIRECTORY,
     FILE,
@@ -25,11 +26,14 @@ from core.meta.records import (
     NodePatch,
     node_space,
 )
+from core.meta.statistics import Statistics
 from core.meta.store import Resolved, Tx
 
 _FROZEN: Final = FLAG_IMMUTABLE | FLAG_APPEND
 #: Directories of a moved tree whose rest a commit verifies, at most.
 _MAX_VERIFIED: Final = 2000
+#: Trees whose directories are remembered between the tries of a rename.
+_MAX_MEASURES: Final = 32
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -42,8 +46,12 @@ class Place(msgspec.Struct, frozen=True):
     attr: Attr | None
 
 
-class Rename(Namespace):
+class Rename(Statistics):
     """Mixin of `Meta`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._measures: dict[int, TreeMeasure] = {}
 
     async def rename(
         self, src: int, src_name: bytes, dst: int, dst_name: bytes, flags: int = 0, caller: Caller = ROOT_CALLER, *,
@@ -256,31 +264,19 @@ class Rename(Namespace):
         for ino in entered:
             self._add_quota(tx, 0, ino, space, inodes)
 
-    async def tree_usage(self, ino: int, tx: Tx | None = None) -> tuple[int, int]:
-        """(space, inodes) of a whole subtree, its top included.
+    async def tree_usage(self, ino: int, tx: Tx) -> tuple[int, int]:
+        """(space, inodes) of a whole subtree, its top included; only on volumes with directory statistics.
 
-        With `tx` its commit verifies that nothing in it changed meanwhile, by the statistics of its directories, which
-        every operation changes with the entries. A tree of too many directories for that is counted as it was seen.
+        The commit verifies that nothing in it changed meanwhile, by the statistics of its directories, which every
+        operation changes with the entries. A tree of too many directories for that is counted as it was seen.
         """
-        attr = await self.getattr(ino)
-        space, inodes = node_space(attr), 1
-        pending = [ino] if attr.is_dir else []
-        seen: list[tuple[int, DirStat | None]] = []
+        measure = self._measures.pop(ino, None) or TreeMeasure(self, ino)
+        while len(self._measures) >= _MAX_MEASURES:
+            del self._measures[next(iter(self._measures))]
+        self._measures[ino] = measure  # the next try of a rename that loses a race explores only what changed
+        usage = await measure.run()
         room = min(_MAX_VERIFIED, (self.store.caps.max_writes or 2 * _MAX_VERIFIED) // 2)
-        while pending:
-            directory, after = pending.pop(), b""
-            if tx is not None and len(seen) <= room:
-                seen.append((directory, (await self.store.read(k.dirstat(directory)))[0]))
-            while page := await self.readdir(directory, after, 1000, attrs=True):
-                for e in page:
-                    space += node_space(e.attr) if e.attr is not None else 4096
-                    inodes += 1
-                    if e.type == DIRECTORY:
-                        pending.append(e.ino)
-                after = page[-1].name
-                if len(page) < 1000:
-                    break
-        if tx is not None and self.dir_stats and len(seen) <= room:
-            for directory, stat in seen:
+        if usage.exact and usage.directories <= room:
+            for directory, stat in measure.statistics.items():
                 tx.expect(k.dirstat(directory), stat)
-        return space, inodes
+        return usage.space + 4096, usage.inodes + 1

@@ -25,6 +25,9 @@ from core.meta.stores.kv.overlay import Later, Overlay
 
 #: How often a group is tried against clients that are faster (semantics §1.6); its members don't notice.
 _TRIES: Final = 50
+_LONGEST_PAUSE_MS: Final = 30
+#: Nor is given up before so much time: with many clients at work, only patience decides who has won in the end.
+_PATIENCE_S: Final = 20.0
 #: So many tries follow at once: they hold what is there now, every round has a winner, and a pause makes it old.
 _AT_ONCE: Final = 10
 
@@ -90,7 +93,9 @@ class Groups:
         """Answers by position; members without one come again with the next group."""
         tx = await self._begin(changes)
         try:
-            for attempt in range(_TRIES):
+            until = asyncio.get_running_loop().time() + _PATIENCE_S
+            attempt = -1
+            while (attempt := attempt + 1) < _TRIES or asyncio.get_running_loop().time() < until:
                 answers, overlay = self._decide(changes, tx)
                 if not tx.fresh and (not overlay.dirty or any(isinstance(a, Exception) for a in answers.values())):
                     # Refused on the ground of a guess: see what is really there.
@@ -110,13 +115,13 @@ class Groups:
                 tx = after
                 self._guesses.learn(tx.values, tx.when)
                 if attempt >= _AT_ONCE and not self._driver.pauses:
-                    await asyncio.sleep(random.randrange(attempt) / 1000)  # noqa: S311
+                    await asyncio.sleep(random.randrange(min(attempt, _LONGEST_PAUSE_MS)) / 1000)  # noqa: S311
         except BaseException:
             await tx.abandon()
             raise
         await tx.abandon()
         raise MetaError(
-            f"{self._driver.name}: {_TRIES} tries to commit lost against other clients that change the same records;"
+            f"{self._driver.name}: {attempt} tries to commit lost against other clients that change the same records;"
             " it may work later",
             retryable=True,
         )
