@@ -12,7 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from core.meta.records import FILE, Attr, Entry, decode_attr, encode_attr, encode_entry
+from core.meta import keys as k
+from core.meta.records import FILE, Attr, DirStat, Entry, NodePatch, decode_attr, encode_attr, encode_entry
+from core.meta.store import ADD, EXACT, IDENTITY, PATCH, PUT
+from core.volume import open_record_store
 
 
 def new_file(parent: int) -> Attr:
@@ -122,10 +125,75 @@ async def connect_postgres(url: str) -> Naive:
     return NaiveSQL(execute, conn.close, f"jfs_{prefix}_" if prefix else "jfs_")
 
 
+async def connect_mysql(url: str) -> Naive:
+    import asyncmy
+
+    from core.meta.stores.mysql.url import parse_url
+
+    place = parse_url(url)
+    conn = await asyncmy.connect(
+        host=place.host, port=place.port, user=place.user, password=place.password, db=place.database, autocommit=True
+    )
+
+    async def execute(text: str, parameters: tuple[Any, ...]) -> Any:
+        async with conn.cursor() as cursor:
+            await cursor.execute(text, parameters or None)
+            return await cursor.fetchone() if cursor.description else None
+
+    async def close() -> None:
+        conn.close()
+
+    return NaiveSQL(execute, close, f"jfs_{place.table_prefix}_" if place.table_prefix else "jfs_")
+
+
+class NaiveKeys(Naive):
+    """Key-value stores: every key is asked for by itself, then one transaction writes."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    @classmethod
+    async def connect(cls, url: str) -> NaiveKeys:
+        store = open_record_store(url)
+        await store.open()
+        store.recent = None
+        return cls(store)
+
+    async def _get(self, key: Any) -> Any:
+        store = self._store
+        return (await store.driver.get((store.codec.encode(key),))).values[0]
+
+    async def lookup(self, parent: int, name: bytes) -> Any:
+        raw = await self._get(k.entry(parent, name))
+        return await self._get(k.node(int.from_bytes(raw[1:], "big")))
+
+    async def create(self, parent: int, name: bytes, ino: int) -> Any:
+        attr = decode_attr(await self._get(k.node(parent)))
+        assert await self._get(k.entry(parent, name)) is None
+        for key in (k.counter("usedSpace"), k.counter("totalInodes"), k.dirstat(parent)):
+            await self._get(key)
+        node = new_file(parent)
+        await self._store.commit(
+            [(IDENTITY, k.node(parent), attr), (EXACT, k.entry(parent, name), None)],
+            [
+                (PUT, k.entry(parent, name), Entry(FILE, ino)), (PUT, k.node(ino), node),
+                (PATCH, k.node(parent), NodePatch(0, node.mtime_ns, node.mtime_ns)),
+                (ADD, k.counter("usedSpace"), 4096), (ADD, k.counter("totalInodes"), 1),
+                (ADD, k.dirstat(parent), DirStat(0, 4096, 1)),
+            ],
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
 #: Engine -> how to connect.
 NAIVE: dict[str, Callable[[str], Awaitable[Naive]]] = {
     "redis": NaiveRedis.connect,
     "postgres": connect_postgres,
+    "mariadb": connect_mysql,
+    "etcd": NaiveKeys.connect,
+    "tikv": NaiveKeys.connect,
 }
 
 __all__ = ["NAIVE", "Naive"]
