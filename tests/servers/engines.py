@@ -35,6 +35,7 @@ class Engine:
         self.name = name
         self.server = server
         self.settings = settings
+        self.proxied = server is not None  # may a proxy stand in between
         self._make_url = make_url
         self._numbers = itertools.count(1)
 
@@ -118,7 +119,9 @@ def _tikv(durable: bool) -> Iterator[Engine]:
     from tests.servers.tikv import TiKVServer
 
     with TiKVServer() as server:
-        yield Engine("tikv", lambda n, _: f"tikv://127.0.0.1:{server.port}/v{n}", server, "test server, in memory")
+        made = Engine("tikv", lambda n, _: f"tikv://127.0.0.1:{server.port}/v{n}", server, "test server, in memory")
+        made.proxied = False  # its clients talk to the addresses that the placement driver names
+        yield made
 
 
 _START: Final[dict[str, Callable[[bool], AbstractContextManager[Engine]]]] = {
