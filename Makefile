@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What a newcomer types. Needs python3 (3.11 or newer, with venv) and make; nothing else for `make serve`.
 #   make serve      an S3 endpoint over a demo volume in ./.sluice/demo    (PORT=9000 to choose the port)
-#   make test       lint, types and every test that finishes in minutes    (PYTEST="-k name" to choose)
+#   make test       lint, types and every test that finishes in minutes    (PYTEST="-k name" to choose, JOBS=2 at once)
 #   make test-all   the heavy ones too
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?=
 PYTEST ?=
+JOBS ?= 2
 IMAGE ?= sluicefs:dev
 
 .DEFAULT_GOAL := help
@@ -47,7 +48,7 @@ test-needs: $(VENV)/.installed-dev  ## servers and clients that the tests run ag
 	@tests/tools/install-needs.sh $(BIN)/python
 
 test: lint test-needs  ## everything that finishes in minutes
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 test-all: lint test-needs  ## the heavy tests too
 	$(BIN)/python -m pytest -m 'heavy or not heavy' $(PYTEST)

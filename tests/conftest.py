@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name in _FOREIGN or name.startswith("SLUICE_")]:
         if name not in ("SLUICE_TEST_CACHE", "SLUICE_TEST_SEED"):
             del os.environ[name]
+    # Processes that run a part of the tests take the seed that is printed.
+    os.environ["SLUICE_TEST_SEED"] = _SEED
     # The user's own AWS settings must not leak into clients either.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
