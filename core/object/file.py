@@ -40,6 +40,9 @@ SLOW_PENALTY_S = 5.0
 THREADS = 4
 IOV_MAX = 1024  # Linux UIO_MAXIOV
 
+#: Longest wait of `close` for threads.
+_CLOSE_S = 5.0
+
 
 class FileStore(ObjectStore):
     """`FileStore(folder, fsync=False)`.
@@ -119,7 +122,9 @@ class FileStore(ObjectStore):
             raise self._explain(error, "create", "") from error
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False)
+        """Waits for threads that still clean up after calls that were cancelled, unless the disk hangs."""
+        ended = asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        await asyncio.wait([ended], timeout=_CLOSE_S)
 
     def local_path(self, key: str) -> str | None:
         return self._path(key)

@@ -37,16 +37,25 @@ class Costs(dict[str, Cost]):
         print(f"{step:18} {cost.seconds:7.1f} s {cost.cpu_s:7.1f} s CPU {cost.peak_mib:7.0f} MiB", flush=True)
 
 
+#: Starts the command from a process that is small itself: a child's peak begins with what its parent had in memory.
+_LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "sluicefs", "--quiet", *sys.argv[1:]])
+_, status, usage = os.wait4(child.pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, file=sys.stderr)
+"""
+
+
 def sluice(*arguments: str) -> Cost:
     """Run a command; its time and its own peak of resident memory."""
     begin = time.monotonic()
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-m", "sluicefs", "--quiet", *arguments], env=env)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"sluice {' '.join(arguments)} ended with {child.returncode}")
-    return Cost(time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    done = subprocess.run([sys.executable, "-c", _LAUNCHER, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+    *messages, last = done.stderr.splitlines()
+    code, cpu_s, peak_mib = last.split()
+    if int(code):
+        raise RuntimeError(f"sluice {' '.join(arguments)} ended with {code}: {messages}")
+    return Cost(time.monotonic() - begin, float(cpu_s), float(peak_mib))
 
 
 async def _wipe(url: str) -> None:
