@@ -124,9 +124,13 @@ class Data(Inodes):
 
     def _read(self, ino: int, index: int, raw: bytes | None) -> list[Slice]:
         records = parse_chunk(ino, index, raw)
+        self.chunk_seen(ino, index, records)
+        return records
+
+    def chunk_seen(self, ino: int, index: int, records: Sequence[Slice]) -> None:
+        """A chunk was read that lies in many pieces: merge it in the background (semantics §7.1)."""
         if len(records) >= _READ_TRIGGER or (len(records) > 2 and len(flatten(records)) >= _READ_TRIGGER):
             self.compact_soon(ino, index, len(records))
-        return records
 
     async def read_chunks(self, ino: int, indexes: Sequence[int]) -> list[list[Slice]]:
         """Several chunks at once (1 trip)."""

@@ -146,6 +146,8 @@ class FileSystem:
         """Bytes [offset, offset+length) in order, with read-ahead; local file ranges where they can be sent as
         they are. Needs no metadata trip for chunk 0 if `found.chunk` is there. EIO if data can't be had."""
         chunk0 = None if found.chunk is None else parse_chunk(found.ino, 0, found.chunk)
+        if chunk0 is not None:
+            self.meta.chunk_seen(found.ino, 0, chunk0)
         length = max(0, min(length, found.attr.length - offset))
         return RangeReader(self.meta, self.slices, found.ino, chunk0).iterate(offset, length)
 
