@@ -226,6 +226,7 @@ async def test_a_group_that_always_loses_ends_with_a_retryable_error(
 
     tries = before_commits(store, monkeypatch, faster)
     monkeypatch.setattr("core.meta.stores.kv.groups.random.randrange", lambda _: 0)
+    monkeypatch.setattr("core.meta.stores.kv.groups._PATIENCE_S", 0)
     with pytest.raises(MetaError, match="against other clients") as caught:
         await store.commit([], [(ADD, k.counter("usedSpace"), 1)])
     assert caught.value.retryable and not caught.value.uncertain

@@ -135,32 +135,6 @@ async def test_two_clients_that_create_the_same_names(server: MariaDBServer) -> 
         await store.close()
 
 
-async def test_a_transaction_that_always_loses_gets_a_turn(store: MySQLStore) -> None:
-    """One that reads and then thinks for a while, among others that never pause."""
-    keys = [k.symlink(i) for i in range(2, 6)]
-    await put(store, [(key, b"0") for key in keys])
-    stop = asyncio.Event()
-
-    async def busy(key: k.Key) -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            await write(store, (PUT, key, b"%d" % number))
-
-    async def slow(tx: Any) -> None:
-        values = await tx.read(*keys)
-        await one(store, k.symlink(99))
-        tx.put(k.symlink(50), b",".join(values))
-
-    tasks = [asyncio.create_task(busy(key)) for key in keys]
-    try:
-        await store.transact(slow)
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-    assert await one(store, k.symlink(50))
-
-
 # -- limits of the columns --------------------------------------------------------------------------------------------
 
 
