@@ -18,7 +18,7 @@ from core.meta import keys as k
 from core.meta.format import new_format
 from core.meta.meta import Meta, init_format
 from core.meta.records import DIRECTORY, FILE, Attr, Entry, NodePatch
-from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, LOG, PATCH, PUT, Tx
+from core.meta.store import ADD, APPEND, DELETE, EXACT, IDENTITY, LOG, PATCH, PUT
 from core.meta.stores.tikv import TiKVStore
 from core.meta.stores.tikv.driver import LOG_LINES, TiKVDriver
 from core.meta.stores.tikv.url import parse_url
@@ -125,34 +125,6 @@ async def test_relative_changes_of_many_clients_never_conflict(pair: tuple[TiKVS
     assert len(set(answers[2::3])) == 40
     space, node, chunk = await two.read(k.counter("usedSpace"), k.node(1), k.chunk(9, 0))
     assert (space, node.nlink, len(chunk)) == (40 * 4096, 42, 40 * 24)
-
-
-async def test_a_task_that_depends_on_what_all_others_change_gets_its_turn(pair: tuple[TiKVStore, TiKVStore]) -> None:
-    """There is never a quiet moment between its reading and its commit, unless it is given one (kv/turns.py)."""
-    store = pair[0]
-    hot = k.counter("usedSpace")
-    await store.commit([], [(PUT, hot, 0)])
-    stop = asyncio.Event()
-
-    async def busy() -> int:
-        count = 0
-        while not stop.is_set():
-            await store.commit([], [(ADD, hot, 1)])
-            count += 1
-        return count
-
-    async def double(tx: Tx) -> int:
-        (seen,) = await tx.read(hot)
-        tx.put(hot, seen + 1_000_000)
-        return tx.attempt
-
-    workers = [asyncio.create_task(busy()) for _ in range(4)]
-    tries = [await store.transact(double) for _ in range(5)]
-    stop.set()
-    added = sum(await asyncio.gather(*workers))
-    assert (await store.read(hot)) == [5_000_000 + added]
-    assert max(tries) < 10
-    print("tries:", tries, "commits of others:", added)
 
 
 async def test_one_name_is_created_once_by_racing_clients(pair: tuple[TiKVStore, TiKVStore]) -> None:
