@@ -212,6 +212,6 @@ class TreeMeasure:
             await self.meta.recount_directory(ino)
             self._todo.add(ino)  # once more, with what was stored
             (stat,) = await self.meta.store.read(k.dirstat(ino))
-            if stat is not None:
+            if stat is not None and min(stat) >= 0:
                 return DirStat(*stat)
         return await self.meta.sum_entries(ino)

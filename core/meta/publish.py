@@ -66,6 +66,10 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     replaced: bool
 
 
+class SourceChanged(FsError):
+    """ESTALE: a chunk of what the content was cloned from is no longer the same: written to, or only compacted."""
+
+
 class Publish(Data):
     """Mixin of `Meta`."""
 
@@ -267,9 +271,9 @@ class Publish(Data):
             if tx.attempt:
                 now = await tx.peek(*(k.chunk(source, index) for source, index, _ in content.sources))
                 if any((a or b"") != raw for a, (_, _, raw) in zip(now, content.sources, strict=True)):
-                    raise FsError(errno.ESTALE, "a source of the copy changed while it was copied")
+                    raise SourceChanged(errno.ESTALE, "a source of the copy changed while it was copied")
             for source, index, raw in content.sources:
                 tx.expect(k.chunk(source, index), raw)
 
 
-__all__ = ["ROOT", "Content", "ImplicitDirs", "Publish", "Published", "SymlinkInPath"]
+__all__ = ["ROOT", "Content", "ImplicitDirs", "Publish", "Published", "SourceChanged", "SymlinkInPath"]

@@ -80,6 +80,8 @@ class Rename(Statistics):
         tx, ino = await self.store.transact(body)
         self._dir_parents.pop(ino, None)
         self.after_commit(tx)
+        if src >= TRASH and not flags & RENAME_RESTORE and self.dir_stats:
+            self.spawn(self.recount_directory(ino))  # trashing dropped the record; `restore` sees to it itself
         return ino
 
     async def _rename(
@@ -246,8 +248,6 @@ class Rename(Statistics):
         if self.dir_stats:
             tx.add(k.dirstat(old), DirStat(-length, -space, -1))
             tx.add(k.dirstat(new), DirStat(length, space, 1))
-            if entry.type == DIRECTORY and old >= TRASH:
-                tx.put_new(k.dirstat(entry.ino), DirStat(0, 0, 0))  # trashing dropped the record
         self._mark_epoch(tx)
         if not self._dir_quotas:
             return
@@ -270,11 +270,12 @@ class Rename(Statistics):
         The commit verifies that nothing in it changed meanwhile, by the statistics of its directories, which every
         operation changes with the entries. A tree of too many directories for that is counted as it was seen.
         """
+        # Not in the dictionary while it is at work: two renames of one tree would explore half of it each.
         measure = self._measures.pop(ino, None) or TreeMeasure(self, ino)
+        usage = await measure.run()
         while len(self._measures) >= _MAX_MEASURES:
             del self._measures[next(iter(self._measures))]
         self._measures[ino] = measure  # the next try of a rename that loses a race explores only what changed
-        usage = await measure.run()
         room = min(_MAX_VERIFIED, (self.store.caps.max_writes or 2 * _MAX_VERIFIED) // 2)
         if usage.exact and usage.directories <= room:
             for directory, stat in measure.statistics.items():

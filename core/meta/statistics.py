@@ -8,10 +8,14 @@ from typing import Final
 from core.errors import Conflict
 from core.meta import keys as k
 from core.meta.namespace import Namespace
-from core.meta.records import FILE, DirStat, node_space
-from core.meta.store import EXACT, PUT
+from core.meta.records import DIRECTORY, FILE, Attr, DirStat, node_space
+from core.meta.store import DELETE, EXACT, PUT
 
-_RECOUNTS: Final = 5
+_RECOUNTS: Final = 6
+_TRIES: Final = 50
+#: Stands where a directory is being counted for the first time: changes leave a trace in it, and whoever finds it
+#: later counts again, because negative statistics are broken ones for every client (format §10).
+_UNKNOWN: Final = DirStat(-(2**60), -(2**60), -(2**60))
 
 
 class Statistics(Namespace):
@@ -20,21 +24,37 @@ class Statistics(Namespace):
     async def recount_directory(self, ino: int) -> None:
         """Write the statistics of a directory anew from a listing, if the directory still exists.
 
-        Only if nothing changed it meanwhile; a directory that never rests keeps what it has, and the next change of
-        one without a record comes here again.
+        Only if nothing changed it during the listing; one that never rests keeps what it has, and one without a record
+        goes on without, so that its next change comes here again.
         """
         for _ in range(_RECOUNTS):
             attr, old = await self.store.read(k.node(ino), k.dirstat(ino))
-            if attr is None:
+            if attr is None or attr.type != DIRECTORY:
                 return
-            stat = await self.sum_entries(ino)
-            try:
-                await self.store.commit(
-                    [(EXACT, k.node(ino), attr), (EXACT, k.dirstat(ino), old)], [(PUT, k.dirstat(ino), stat)]
-                )
-                return
-            except Conflict:
+            if old is None:
+                # Not every change shows in the directory's times (semantics §1.7), and none in a missing record.
+                await self._commit_stat(ino, attr, None, _UNKNOWN)
                 continue
+            stat = await self.sum_entries(ino)
+            if await self._commit_stat(ino, attr, old, stat):
+                return
+        await self._forget_unknown(ino)
+
+    async def _commit_stat(self, ino: int, attr: Attr, old: DirStat | None, new: DirStat | None) -> bool:
+        try:
+            await self.store.commit(
+                [(EXACT, k.node(ino), attr), (EXACT, k.dirstat(ino), old)],
+                [(DELETE, k.dirstat(ino), None) if new is None else (PUT, k.dirstat(ino), new)],
+            )
+        except Conflict:
+            return False
+        return True
+
+    async def _forget_unknown(self, ino: int) -> None:
+        for _ in range(_TRIES):
+            attr, old = await self.store.read(k.node(ino), k.dirstat(ino))
+            if attr is None or old is None or min(old) >= 0 or await self._commit_stat(ino, attr, old, None):
+                return
 
     async def sum_entries(self, ino: int) -> DirStat:
         length = space = inodes = 0

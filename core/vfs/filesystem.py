@@ -20,7 +20,7 @@ from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.data import parse_chunk
 from core.meta.meta import Meta
 from core.meta.namespace import IsDirectory, SymlinkInPath
-from core.meta.publish import Content, ImplicitDirs, Published
+from core.meta.publish import Content, ImplicitDirs, Published, SourceChanged
 from core.meta.records import CHUNK_BITS, DIRECTORY, FILE, ROOT, SYMLINK, Attr
 from core.meta.slices import assemble, count_references, pieces_for
 from core.meta.store import DirEntry, Resolved
@@ -241,7 +241,7 @@ class FileSystem:
 
         parents: make missing parent directories in the same transaction. Errors: ENOENT (no parent), ENOTDIR (a
         parent is a file), EISDIR (target is a directory; with replace_empty_dir only if it isn't empty), EEXIST
-        (condition.absent), ESTALE (another condition failed, or a source of the content changed), EDQUOT, ENOSPC,
+        (condition.absent), ESTALE (another condition failed; `SourceChanged`), EDQUOT, ENOSPC,
         EPERM, EACCES. mtime_ns: default now.
         """
         names = split(path)
@@ -355,4 +355,6 @@ def _load(part: FileRange) -> bytes:
     return data
 
 
-__all__ = ["FILE", "Content", "ContentWriter", "FileSystem", "Found", "ImplicitDirs", "Published", "split"]
+__all__ = [
+    "FILE", "Content", "ContentWriter", "FileSystem", "Found", "ImplicitDirs", "Published", "SourceChanged", "split",
+]  # fmt: skip

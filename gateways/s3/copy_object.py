@@ -7,13 +7,12 @@ Source: spec s3 §6 (checksums of copies), §11.5.
 
 from __future__ import annotations
 
-import errno
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from core.errors import FsError
-from core.vfs.filesystem import Content, Found
+from core.vfs.filesystem import Content, Found, Published, SourceChanged
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import check_source, parse_write
 from gateways.s3.errors import S3Error
@@ -27,8 +26,10 @@ from gateways.s3.put_object import check_upload_headers, chosen_mtime, described
 from gateways.s3.service import Call, Service, xml_response
 
 _NS: Final = 1_000_000_000
-#: The source may be changed between clone and publish.
-_TRIES: Final = 3
+#: Between clone and publish, compaction may replace slices of the source; of each chunk it does so once.
+TRIES: Final = 20
+
+T = TypeVar("T")
 
 
 class Source(NamedTuple):
@@ -104,25 +105,34 @@ async def copy_object(service: Service, call: Call) -> Response:
     if itself:
         await _redescribe(service, source, xattrs, mtime_ns)
         return _answer(source.etag, mtime_ns, ext)
-    for attempt in range(_TRIES):
-        content = await clone(service, source.found, 0, source.length)
+
+    async def bind(content: Content) -> Published:
+        return await publish(
+            service, bucket, key, path, content, xattrs=xattrs, mtime_ns=mtime_ns, condition=condition, wanted=wanted
+        )
+
+    made = await clone_into(service, call, source, 0, source.length, bind)
+    etag = source.etag if source.known else synthetic_etag(made.ino, made.attr)
+    return _answer(etag, mtime_ns, ext)
+
+
+async def clone_into(
+    service: Service, call: Call, source: Source, start: int, length: int, bind: Callable[[Content], Awaitable[T]]
+) -> T:
+    """Clone a range of the source and bind it; again, if the source was compacted in between.
+
+    `bind` raises `SourceChanged` for that, and has discarded the content then.
+    """
+    for _ in range(TRIES):
+        content = await clone(service, source.found, start, length)
         try:
-            made = await publish(
-                service, bucket, key, path, content, xattrs=xattrs, mtime_ns=mtime_ns, condition=condition,
-                wanted=wanted,
-            )  # fmt: skip
-        except FsError as e:
-            if e.errno != errno.ESTALE:
-                raise
-            # The source was compacted or replaced meanwhile; what the digests describe must still be there.
+            return await bind(content)
+        except SourceChanged:
+            # Compacted, or replaced: what the digests describe must still be there.
             again = await find_object(service, call, source.bucket, source.key)
-            changed = (again.ino, again.attr.mtime_ns) != (source.found.ino, source.found.attr.mtime_ns)
-            if changed or attempt + 1 == _TRIES:
-                raise S3Error("ConditionalRequestConflict", "The source changed while it was copied. Retry.") from e
-            continue
-        etag = source.etag if source.known else synthetic_etag(made.ino, made.attr)
-        return _answer(etag, mtime_ns, ext)
-    raise AssertionError("unreachable")
+            if (again.ino, again.attr.mtime_ns) != (source.found.ino, source.found.attr.mtime_ns):
+                break
+    raise S3Error("ConditionalRequestConflict", "The source changed while it was copied. Retry.")
 
 
 async def clone(service: Service, found: Found, start: int, length: int) -> Content:

@@ -15,11 +15,11 @@ import uuid
 from typing import Final
 
 from core.errors import FsError
-from core.vfs.filesystem import ImplicitDirs
+from core.vfs.filesystem import Content, ImplicitDirs, SourceChanged
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import parse_write
 from gateways.s3.config import MAX_BIG_XML_BYTES, MAX_PARTS
-from gateways.s3.copy_object import clone, open_source
+from gateways.s3.copy_object import TRIES, clone_into, open_source
 from gateways.s3.documents import read_document
 from gateways.s3.errors import Context, S3Error, from_errno
 from gateways.s3.http import Response
@@ -48,7 +48,6 @@ from gateways.s3.xml import CompletedPart, PartEntry
 log = logging.getLogger("sluice.s3")
 
 _NS: Final = 1_000_000_000
-_TRIES: Final = 3
 
 
 async def create_upload(service: Service, call: Call) -> Response:
@@ -93,7 +92,7 @@ async def upload_part(service: Service, call: Call) -> Response:
 
 
 async def _publish_part(service: Service, upload: Upload, number: int, receipt: Receipt) -> int:
-    """Bind a part; replaces an earlier one of its number. Returns its mtime."""
+    """Bind a part; replaces an earlier one of its number. Returns its mtime. `SourceChanged`: clone again."""
     mtime_ns = service.clock()
     xattrs = {X_ETAG: receipt.etag.encode(), X_EXT: plain_ext(receipt.length, mtime_ns, receipt.checksum)}
     try:
@@ -104,8 +103,8 @@ async def _publish_part(service: Service, upload: Upload, number: int, receipt: 
     except FsError as e:
         if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EDQUOT, errno.ENOSPC, errno.ESTALE):
             await service.fs.discard(receipt.content)
-        if e.errno == errno.ESTALE:
-            raise S3Error("ConditionalRequestConflict", "The source changed while it was copied. Retry.") from e
+        if isinstance(e, SourceChanged):
+            raise
         raise from_errno(e, Context.UPLOAD) from e
     return mtime_ns
 
@@ -137,8 +136,11 @@ async def upload_part_copy(service: Service, call: Call) -> Response:
             checksum = (name, checksums.encode(hashes.crc.digest()))
     if not etag:
         etag = hashlib.md5(f"{source.etag}:{start}:{length}".encode(), usedforsecurity=False).hexdigest() + "-0"
-    content = await clone(service, source.found, start, length)
-    mtime_ns = await _publish_part(service, upload, number, Receipt(content, length, etag, checksum))
+
+    async def bind(content: Content) -> int:
+        return await _publish_part(service, upload, number, Receipt(content, length, etag, checksum))
+
+    mtime_ns = await clone_into(service, call, source, start, length, bind)
     seconds, nanos = divmod(mtime_ns, _NS)
     return xml_response(xml.copy_part_result(etag, seconds, nanos, (checksum,) if checksum else ()))
 
@@ -187,7 +189,7 @@ async def complete_upload(service: Service, call: Call) -> Response:
         raise
     wanted = parse_write(call.headers)
     condition = await check_target(service, path, key, wanted) if wanted else None
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         parts = _check_parts(service, listed, await find_parts(service, upload, [p.number for p in listed]))
         ext = _describe(call, upload, listed, parts)
         etag = _etag(parts)
@@ -204,8 +206,8 @@ async def complete_upload(service: Service, call: Call) -> Response:
                 wanted=wanted or None,
             )  # fmt: skip
             break
-        except FsError as e:
-            if e.errno != errno.ESTALE or attempt + 1 == _TRIES:
+        except SourceChanged as e:
+            if attempt + 1 == TRIES:
                 raise S3Error("ConditionalRequestConflict", "Parts changed while they were joined. Retry.") from e
     try:
         await remove_upload(service, upload.path)

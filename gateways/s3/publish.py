@@ -14,7 +14,7 @@ from typing import Final
 
 from core.errors import FsError, MetaError
 from core.vfs.api import Condition
-from core.vfs.filesystem import Content, Found, Published
+from core.vfs.filesystem import Content, Found, Published, SourceChanged
 from gateways.s3.conditions import WriteConditions
 from gateways.s3.errors import Context, S3Error, from_errno
 from gateways.s3.metadata import explicit_dir, identify
@@ -55,7 +55,7 @@ async def publish(
     """Bind content to a key, or discard it and raise the S3 answer.
 
     checked: the conditions were tested before the body was read, so failing now means a lost race.
-    Raises FsError(ESTALE) if a source of cloned content changed; the caller clones again.
+    Raises `SourceChanged` if content was cloned and its source changed; the caller clones again.
     """
     fs = service.fs
     nested = b"/" in key
@@ -81,7 +81,7 @@ async def publish(
                     await _require_implicit(service, path)
                     replace_dir = True
                     continue
-                if e.errno == errno.ESTALE and condition is None:
+                if isinstance(e, SourceChanged):
                     raise
                 if e.errno in (errno.EEXIST, errno.ESTALE) and wanted is not None:
                     raise wanted.lost_race(before_body=not checked) from e

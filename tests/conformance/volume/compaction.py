@@ -295,14 +295,16 @@ class Compaction(VolumeBase):
     async def test_no_more_than_ten_chunks_at_a_time(self, client: Client) -> None:
         meta = client.meta
         files = [(await self.fragmented(client, b"f%d" % i, 5, seed=i))[0] for i in range(14)]
-        merge, running, most = meta.merge_slices, 0, 0
+        merge, running, most, full = meta.merge_slices, 0, 0, asyncio.Event()
         assert merge is not None
 
         async def slow(pieces: Sequence[Slice], tier: int) -> tuple[int, int] | None:
             nonlocal running, most
             running += 1
             most = max(most, running)
-            await asyncio.sleep(0.02)
+            if running == 10:
+                full.set()
+            await full.wait()
             try:
                 return await merge(pieces, tier)
             finally:

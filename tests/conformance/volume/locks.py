@@ -52,7 +52,13 @@ class Locks(VolumeBase):
         return ino
 
     async def waiting(self, meta: Meta, key: k.Key, count: int) -> None:
-        await until(lambda: key in meta._lock_tables and len(meta._lock_tables[key].waiting) == count)
+        """Until so many requests sleep there: tried, refused, and part of no circle."""
+        await until(
+            lambda: (
+                key in meta._lock_tables
+                and sum(bool(request.event._waiters) for request in meta._lock_tables[key].waiting) == count
+            )  # type: ignore[attr-defined]
+        )
 
     # -- flock ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from core.meta.meta import Meta
 from core.meta.namespace import RENAME_EXCHANGE
 from core.meta.quota import DIRECTORY, GROUP, USER
 from core.meta.records import ROOT, TRASH, DirStat, Quota, Slice
-from core.meta.store import ADD, PUT
+from core.meta.store import ADD, DELETE, PUT
 from tests.conformance.volume.base import USER as OWNER, VolumeBase
 
 MIB = 1 << 20
@@ -259,6 +259,55 @@ class Quotas(VolumeBase):
         await meta.recount_directory(ROOT)
         await meta.reload_format()
         assert meta.dir_stats
+
+    async def test_a_recount_sees_what_leaves_no_trace_in_the_times(self, meta: Meta) -> None:
+        """Directories that change often keep their times for a while (semantics §1.7)."""
+        d, _ = await meta.mkdir(ROOT, b"d")
+        await meta.set_quota(DIRECTORY, d)
+        await meta.store.commit([], [(DELETE, k.dirstat(d), None)])
+        meta.skip_dir_mtime_ns = 3600 * 10**9
+        count = meta.sum_entries
+
+        async def slow(ino: int) -> DirStat:
+            meta.sum_entries = count  # type: ignore[method-assign]
+            stat = await count(ino)
+            await meta.create(d, b"late")
+            return stat
+
+        meta.sum_entries = slow  # type: ignore[method-assign]
+        await meta.recount_directory(d)
+        assert tuple((await meta.store.read(k.dirstat(d)))[0]) == (0, 4096, 1)
+        await self.assert_exact(meta)
+
+    async def test_a_directory_that_never_rests_gets_no_statistics(self, meta: Meta) -> None:
+        d, _ = await meta.mkdir(ROOT, b"d")
+        await meta.store.commit([], [(DELETE, k.dirstat(d), None)])
+        count, names = meta.sum_entries, iter(range(99))
+
+        async def slow(ino: int) -> DirStat:
+            stat = await count(ino)
+            await meta.create(d, b"%d" % next(names))
+            return stat
+
+        meta.sum_entries = slow  # type: ignore[method-assign]
+        await meta.recount_directory(d)
+        assert (await meta.store.read(k.dirstat(d)))[0] is None
+        meta.sum_entries = count  # type: ignore[method-assign]
+        await meta.create(d, b"last")  # finds none, and has it counted
+        await self.idle(meta)
+        assert (await meta.store.read(k.dirstat(d)))[0].inodes == len(await meta.readdir(d))
+
+    async def test_two_renames_of_one_tree_measure_it_each(self, meta: Meta) -> None:
+        for name in (b"a", b"b"):
+            into, _ = await meta.mkdir(ROOT, name)
+            await meta.set_quota(DIRECTORY, into)
+        t, _ = await meta.mkdir(ROOT, b"t")
+        at = t
+        for _ in range(5):
+            at, _ = await meta.mkdir(at, b"d")
+            await meta.create(at, b"f")
+        await asyncio.gather(*(meta.rename(ROOT, b"t", meta_dir, b"t") for meta_dir in (2, 3)), return_exceptions=True)
+        await self.assert_exact(meta)
 
     # -- users and groups ----------------------------------------------------------------------------------------
 

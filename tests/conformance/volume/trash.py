@@ -154,7 +154,8 @@ class Trash(VolumeBase):
         assert (await meta.paths(deep)) == [b"/t/sub/deep"]
         assert await meta.summary(t, strict=True) == await meta.summary(t) == summary
         assert await meta.get_quota(DIRECTORY, ROOT) == want
-        assert await meta.check_quotas(strict=True) == []
+        wrong = await meta.check_quotas(strict=True)
+        assert wrong == [], wrong
         assert await meta.readdir(hour) == []
         assert (await meta.getattr(sub)).nlink == 3
 
@@ -174,7 +175,8 @@ class Trash(VolumeBase):
         assert await meta.restore(name) == Restored(skipped=2)  # nothing more to do
         assert await meta.restore(name, put_back=True) == Restored(restored=2)
         assert (await meta.summary(t)) == await meta.summary(t, strict=True)
-        assert await meta.check_quotas(strict=True) == []
+        wrong = await meta.check_quotas(strict=True)
+        assert wrong == [], wrong
         assert (await meta.lookup(sub, b"deep"))[0] == deep
 
     async def test_what_is_there_again_is_a_conflict(self, meta: Meta) -> None:
@@ -221,7 +223,8 @@ class Trash(VolumeBase):
         one, two = await asyncio.gather(*(meta.restore(name, put_back=True, threads=3) for _ in range(2)))
         assert one.restored + two.restored == 6
         assert one.failed + two.failed == 0, (one.reasons, two.reasons)
-        assert await meta.check_quotas(strict=True) == []
+        wrong = await meta.check_quotas(strict=True)
+        assert wrong == [], wrong
 
     # -- expiry ------------------------------------------------------------------------------------------------------
 

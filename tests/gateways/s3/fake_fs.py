@@ -19,7 +19,7 @@ from core.meta.records import DIRECTORY, FILE, SYMLINK, Attr, Slice
 from core.meta.store import DirEntry
 from core.object.api import Buffer
 from core.vfs.api import ROOT_CALLER, Caller, Condition
-from core.vfs.filesystem import Content, ContentWriter, FileSystem, Found, ImplicitDirs, Published
+from core.vfs.filesystem import Content, ContentWriter, FileSystem, Found, ImplicitDirs, Published, SourceChanged
 
 
 class Node:
@@ -251,7 +251,7 @@ class FakeFileSystem(FileSystem):
             self.before_publish(path)
         for ino, _, _ in content.sources:
             if ino not in self.nodes:
-                raise FsError(errno.ESTALE)
+                raise SourceChanged(errno.ESTALE)
         try:
             existing = self._walk(path, follow=False)
         except FsError as e:

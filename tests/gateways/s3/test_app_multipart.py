@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import zlib
@@ -11,6 +12,7 @@ import zlib
 import pytest
 
 from core.meta.records import DIRECTORY
+from core.vfs.filesystem import SourceChanged
 from gateways.s3.housekeeping import clean
 from tests.gateways.s3.test_app_objects import code_of
 
@@ -163,6 +165,36 @@ def test_part_copy_clones_and_knows_its_md5(s3):
     assert code_of(s3.upload_part_copy, **args, PartNumber=1, CopySourceRange="0-5") == ("InvalidArgument", 400)
     beyond = f"bytes=0-{len(body)}"
     assert code_of(s3.upload_part_copy, **args, PartNumber=1, CopySourceRange=beyond) == ("InvalidRange", 416)
+
+
+def test_copies_and_joins_begin_again_when_their_source_was_compacted(s3, fs):
+    left = 0
+
+    def compacted(path: bytes) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise SourceChanged(errno.ESTALE)
+
+    etag = s3.put_object(Bucket="bkt", Key="src", Body=b"x" * 6_000_000)["ETag"]
+    fs.before_publish, left = compacted, 5
+    s3.copy_object(Bucket="bkt", Key="copy", CopySource="bkt/src", CopySourceIfMatch=etag, IfNoneMatch="*")
+    ident = s3.create_multipart_upload(Bucket="bkt", Key="dst")["UploadId"]
+    args = {"Bucket": "bkt", "Key": "dst", "UploadId": ident}
+    left = 5
+    part = s3.upload_part_copy(**args, PartNumber=1, CopySource="bkt/src")["CopyPartResult"]
+    left = 5
+    s3.complete_multipart_upload(**args, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+    assert left == 0
+    for key in ("copy", "dst"):
+        assert s3.get_object(Bucket="bkt", Key=key)["Body"].read() == b"x" * 6_000_000
+
+    def replaced(path: bytes) -> None:
+        fs._walk(b"/bkt/src").mtime += 1
+        raise SourceChanged(errno.ESTALE)
+
+    fs.before_publish = replaced
+    assert code_of(s3.copy_object, Bucket="bkt", Key="copy", CopySource="bkt/src")[1] == 409
 
 
 def test_transfer_manager_round_trip(s3, tmp_path):
