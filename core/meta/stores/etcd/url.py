@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from core.config import parse_bool
 from core.errors import ConfigError
+from core.meta.stores.urls import host_port, password_from
 
 DEFAULT_PORT: Final = 2379
 _EXAMPLE: Final = "etcd://host1:2379,host2:2379/prefix"
@@ -77,29 +77,11 @@ def parse_url(url: str, env: Mapping[str, str] | None = None) -> EtcdURL:
         endpoints=endpoints,
         prefix=(slash + unquote(path, errors="surrogateescape")).encode(errors="surrogateescape") + b"\xfd",
         username=unquote(username),
-        password=(unquote(password) or _password_from(env)) if username else "",
+        password=(unquote(password) or password_from(env)) if username else "",
         tls=tls if used else None,
     )
 
 
 def _endpoint(text: str) -> str:
-    if text.startswith("["):
-        host, _, tail = text[1:].partition("]")
-        port = tail.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-    if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"port {port!r} of host {host!r} in the etcd URL is no port number")
-    host = unquote(host) or "127.0.0.1"
-    return f"{f'[{host}]' if ':' in host else host}:{port or DEFAULT_PORT}"
-
-
-def _password_from(env: Mapping[str, str]) -> str:
-    if value := env.get("META_PASSWORD"):
-        return value
-    if path := env.get("META_PASSWORD_FILE"):
-        try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"META_PASSWORD_FILE={path}: {e}; give a readable text file") from e
-    return ""
+    host, port = host_port(text, DEFAULT_PORT, "the etcd URL")
+    return f"{f'[{host}]' if ':' in host else host}:{port}"

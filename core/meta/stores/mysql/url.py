@@ -15,11 +15,11 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from core.errors import ConfigError
+from core.meta.stores.urls import go_duration, host_port, password_from, tls_context
 
 DEFAULT_PORT: Final = 3306
 
@@ -39,8 +39,6 @@ IGNORED: Final = frozenset(
         "max_life_time", "transaction_isolation", "tx_isolation", "autocommit", "sql_mode", "time_zone",
     ]
 )  # fmt: skip
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _EXAMPLE: Final = "mysql://user:password@(host:3306)/database"
 _TLS_MODES: Final = ("false", "true", "skip-verify", "preferred", "custom")
 
@@ -77,20 +75,8 @@ class MySQLURL:
         """None: no TLS. Raises ConfigError naming the file that can't be used."""
         if self.tls == "false":
             return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file or None)
-        except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"tls-ca-cert-file={self.ca_file}: {e}; give a readable PEM file") from e
-        if self.tls in ("skip-verify", "preferred") and not self.ca_file:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert_file or self.key_file:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file or None)
-            except (OSError, ssl.SSLError) as e:
-                message = f"tls-cert-file={self.cert_file}, tls-key-file={self.key_file}: {e}; give a matching PEM pair"
-                raise ConfigError(message) from e
-        return context
+        verify = self.tls not in ("skip-verify", "preferred") or bool(self.ca_file)
+        return tls_context(self.ca_file, self.cert_file, self.key_file, verify=verify)
 
 
 def parse_url(text: str, env: Mapping[str, str] | None = None) -> MySQLURL:
@@ -125,7 +111,7 @@ def parse_url(text: str, env: Mapping[str, str] | None = None) -> MySQLURL:
         path=path,
         database=database,
         user=user,
-        password=unquote(password) or _password_from(env),
+        password=unquote(password) or password_from(env),
         table_prefix=options.get("table_prefix", ""),
         tls=tls,
         ca_file=options.get("tls-ca-cert-file", ""),
@@ -166,14 +152,8 @@ def _address(text: str) -> tuple[str, int, str]:
         return "", 0, unquote(place)
     if protocol not in ("", "tcp"):
         raise ConfigError(f"{protocol}(…) in the MySQL address is not supported; use tcp(host:port) or unix(/path)")
-    if place.startswith("["):
-        host, _, port = place[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        host, _, port = place.partition(":")
-    if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"port {port!r} of host {host!r} in the MySQL address is no port number")
-    return host or "127.0.0.1", int(port or DEFAULT_PORT), ""
+    host, port = host_port(place, DEFAULT_PORT, "the MySQL address")
+    return host, port, ""
 
 
 def _tls_mode(options: Mapping[str, str]) -> str:
@@ -200,22 +180,4 @@ def _duration(option: str, text: str, default: float) -> float:
     """Go's notation (1m30s, 20ms) or whole seconds; 0 means the default."""
     if not text:
         return default
-    if text.isdecimal():
-        seconds = float(text)
-    else:
-        parts = _DURATION.findall(text)
-        if not parts or "".join(n + u for n, u in parts) != text:
-            raise ConfigError(f"{option}={text} in the MySQL address is no duration; write it like 500ms, 30s or 1m")
-        seconds = sum(float(n) * _UNITS[u] for n, u in parts)
-    return seconds or default
-
-
-def _password_from(env: Mapping[str, str]) -> str:
-    if value := env.get("META_PASSWORD"):
-        return value
-    if path := env.get("META_PASSWORD_FILE"):
-        try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"META_PASSWORD_FILE={path}: {e}; give a readable text file") from e
-    return ""
+    return go_duration(option, text) or default

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from core.errors import ConfigError
 from core.meta.stores.sql.tables import full_prefix
+from core.meta.stores.urls import password_from
 
 #: libpq parameters that may stand in the URL. Not among them: what the store sets itself.
 LIBPQ: Final = frozenset(
@@ -73,7 +73,7 @@ def parse_url(text: str, env: Mapping[str, str] | None = None) -> PostgresURL:
         raise ConfigError("the PostgreSQL address names no database; it looks like postgres://USER@HOST:5432/DATABASE")
     if database:
         parameters["dbname"] = database
-    secret = unquote(password) or parameters.get("password", "") or _password(env)
+    secret = unquote(password) or parameters.get("password", "") or password_from(env)
     if secret:
         parameters["password"] = secret
     parameters.setdefault("connect_timeout", "10")
@@ -138,16 +138,3 @@ def _readers(text: str) -> int:
     if not text.isdigit():
         raise ConfigError(f"max_open_conns={text!r} in the PostgreSQL address: give a whole number, 2 or more")
     return READERS if not int(text) else max(1, min(READERS, int(text) - 1))
-
-
-def _password(env: Mapping[str, str]) -> str:
-    if env.get("META_PASSWORD"):
-        return env["META_PASSWORD"]
-    path = env.get("META_PASSWORD_FILE")
-    if not path:
-        return ""
-    try:
-        return Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or "not text"
-        raise ConfigError(f"META_PASSWORD_FILE={path}: {reason}; name a readable file with the password") from e

@@ -8,15 +8,14 @@ Source: format §4.1 (forms, options, password sources) and §4.2 (key prefix).
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
 from core.errors import ConfigError
+from core.meta.stores.urls import go_duration, host_port, password_from, tls_context
 
 Mode = Literal["single", "sentinel", "cluster"]
 
@@ -32,8 +31,6 @@ _IGNORED: Final = frozenset(
         "client-cache-preload", "route-read",
     ]
 )  # fmt: skip
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +43,7 @@ class TLS:
 
     def context(self) -> ssl.SSLContext:
         """What to hand to asyncio. Raises ConfigError naming the file that can't be used."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file or None)
-        except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"tls-ca-cert-file={self.ca_file}: {e}; give a readable PEM file") from e
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert_file or self.key_file:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file or None)
-            except (OSError, ssl.SSLError) as e:
-                message = f"tls-cert-file={self.cert_file}, tls-key-file={self.key_file}: {e}; give a matching PEM pair"
-                raise ConfigError(message) from e
-        return context
+        return tls_context(self.ca_file, self.cert_file, self.key_file, verify=self.verify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +130,7 @@ def parse_url(text: str, env: Mapping[str, str] | None = None) -> RedisURL:
         master=master,
         db=int(db_text or 0),
         username=unquote(username),
-        password=unquote(password) or _password_from(env),
+        password=unquote(password) or password_from(env, "REDIS_PASSWORD"),
         sentinel_password=env.get("SENTINEL_PASSWORD", ""),
         tls=tls if scheme == "rediss" else None,
         **times,
@@ -166,39 +150,14 @@ def _parse_hosts(authority: str) -> tuple[Mode, str, tuple[tuple[str, int], ...]
 
 
 def _host_port(text: str, default: int) -> tuple[str, int]:
-    if text.startswith("["):  # IPv6
-        host, _, tail = text[1:].partition("]")
-        port = tail.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-    if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"port {port!r} of host {host!r} in the Redis URL is no port number")
-    return unquote(host) or "127.0.0.1", int(port or default)
+    return host_port(text, default, "the Redis URL")
 
 
 def _duration(option: str, text: str, default: float) -> float:
     """Go's notation (1m30s, 20ms) or whole seconds."""
     if not text:
         return default
-    if text.isdecimal():
-        seconds = float(text)
-    else:
-        parts = _DURATION.findall(text)
-        if not parts or "".join(n + u for n, u in parts) != text:
-            raise ConfigError(f"{option}={text}: no duration; write it like 500ms, 30s or 1m")
-        seconds = sum(float(n) * _UNITS[u] for n, u in parts)
+    seconds = go_duration(option, text)
     if seconds <= 0:
         raise ConfigError(f"{option}={text}: must be greater than zero")
     return seconds
-
-
-def _password_from(env: Mapping[str, str]) -> str:
-    for name in ("REDIS_PASSWORD", "META_PASSWORD"):
-        if value := env.get(name):
-            return value
-    if path := env.get("META_PASSWORD_FILE"):
-        try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"META_PASSWORD_FILE={path}: {e}; give a readable text file") from e
-    return ""
