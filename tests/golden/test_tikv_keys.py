@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TiKV volumes written by JuiceFS 1.4.1 are read exactly as it wrote them."""
+"""Every key of a TiKV volume of JuiceFS 1.4.1 is understood, and encoded to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,25 +11,8 @@ import pytest
 pytest.importorskip("tikv_client", reason="pip install tikv-client==0.0.4")
 
 from core.meta import keys as k
-from core.volume import open_volume
 from tests.golden.engine_tikv import start
-from tests.golden.reader import differences
-from tests.golden.volumes import GoldenVolume, names, unpack
-
-
-@pytest.mark.parametrize("name", names("tikv"))
-async def test_every_file_is_read_as_juicefs_wrote_it(name: str, tmp_path: Path) -> None:
-    home = unpack(name, tmp_path)
-    info = json.loads((home / "volume.json").read_text())
-    with start(home, info) as meta_url:
-        there = GoldenVolume(name, home, info, meta_url)
-        volume = await open_volume(meta_url, read_only=True, session=False, bucket=there.bucket, cache_dir="memory")
-        try:
-            assert await differences(volume, there.manifest(), large=False) == []
-            trash = list(there.manifest("trash.jsonl"))
-            assert trash and await differences(volume, trash, trash=True, large=False) == []
-        finally:
-            await volume.close()
+from tests.golden.volumes import names, unpack
 
 
 @pytest.mark.parametrize("name", names("tikv"))
