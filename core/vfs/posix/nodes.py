@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all parts of the POSIX surface share: inode numbers as the mount shows them, attributes, special names.
+
+An inode of a call is the mount's: 1 is its root, which with --subdir is another directory of the volume. `real` and
+`shown` translate; nothing below this package knows about it. Source: metadata-semantics §1.4, §9, §12.1.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+
+from core.errors import FsError
+from core.meta.base import show
+from core.meta.meta import Meta
+from core.meta.records import DIRECTORY, FILE, MAX_NAME, ROOT, TRASH, TRASH_NAME, Attr, Entry
+from core.vfs.keeper import Keeper, NoKeeper
+from core.vfs.posix.config import PosixConfig
+from core.vfs.vfs import VFS
+
+if TYPE_CHECKING:
+    from core.vfs.posix.directories import Listing
+
+#: What special files are called with --prefix-internal (semantics §12.1).
+PREFIX: Final = b".jfs"
+
+
+class Node(NamedTuple):
+    """An inode as the mount shows it. blocks: 512 bytes each, holes not counted."""
+
+    ino: int
+    attr: Attr
+    blocks: int
+
+
+class SpecialFiles(Protocol):
+    """Files that exist in this process only (`core.vfs.internal`). Parents and inodes are the mount's."""
+
+    def is_internal(self, ino: int) -> bool: ...
+
+    def find(self, parent: int, name: bytes) -> Node | None: ...
+
+    def node(self, ino: int) -> Node: ...
+
+    def entries(self) -> Iterable[tuple[bytes, Node]]:
+        """Of the root, in the order in which they are listed."""
+
+
+class PosixBase:
+    """State of one mount, and the small rules. Each mixin of `Posix` is one concern, in a module of that name."""
+
+    def __init__(
+        self, vfs: VFS, config: PosixConfig | None = None, keeper: Keeper | None = None,
+        internal: SpecialFiles | None = None,
+    ) -> None:  # fmt: skip
+        self.vfs = vfs
+        self.meta: Meta = vfs.meta
+        self.config = config or PosixConfig()
+        self.keeper: Keeper = keeper or NoKeeper()
+        self.internal = internal
+        self.trash_name = PREFIX + TRASH_NAME if self.config.prefix_internal else TRASH_NAME
+        self._root = self.config.root
+        self._listings: dict[int, set[Listing]] = {}  # real directory -> open listings that hold entries of it
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def real(self, ino: int) -> int:
+        """Inode of the volume for one that the mount uses."""
+        return self._root if ino == ROOT else ino
+
+    def shown(self, ino: int) -> int:
+        """Inode of the mount for one of the volume."""
+        return ROOT if ino == self._root else ino
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+
+    def blocks(self, ino: int, attr: Attr) -> int:
+        """512-byte blocks in use, as far as that can be told without asking anybody; ino is real."""
+        return (attr.length + 511) >> 9
+
+    async def node(self, ino: int, attr: Attr) -> Node:
+        """The node of a real inode whose attributes were just read."""
+        if attr.type == FILE and self.vfs.is_open(ino):
+            attr = await self.vfs.getattr(ino)
+        return Node(self.shown(ino), attr, self.blocks(ino, attr))
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def require_length(name: bytes) -> None:
+        if len(name) > MAX_NAME:
+            raise FsError(errno.ENAMETOOLONG, f"file name of {len(name)} bytes; at most {MAX_NAME} are possible")
+
+    def is_trash(self, parent: int, name: bytes) -> bool:
+        """Is this the name of the trash? Only the volume's real root shows it."""
+        return parent == ROOT and self._root == ROOT and name == self.trash_name
+
+    def find_special(self, parent: int, name: bytes) -> Node | None:
+        """A file of this process by that name. The common name doesn't cost a call."""
+        if self.internal is None or name[:1] != b".":
+            return None
+        return self.internal.find(parent, name)
+
+    def is_special(self, parent: int, name: bytes) -> bool:
+        return name[:1] == b"." and (self.is_trash(parent, name) or self.find_special(parent, name) is not None)
+
+    def is_special_inode(self, ino: int) -> bool:
+        return self.internal is not None and self.internal.is_internal(ino)
+
+    def require_free_name(self, parent: int, name: bytes) -> None:
+        """Before something is created under a name: ENAMETOOLONG, EEXIST."""
+        self.require_length(name)
+        if self.is_special(parent, name):
+            raise FsError(errno.EEXIST, f"{show(name)}: is a special name of every mount's root")
+
+    def require_ordinary_name(self, parent: int, name: bytes) -> None:
+        """Before a name is removed or replaced: ENAMETOOLONG, EPERM."""
+        self.require_length(name)
+        if self.is_special(parent, name):
+            raise FsError(errno.EPERM, f"{show(name)}: is special; it can't be removed, renamed or replaced")
+
+    def require_ordinary_inode(self, ino: int) -> None:
+        if self.is_special_inode(ino):
+            raise FsError(errno.EPERM, f"inode {ino} is a special file of this mount; it can't be changed")
+
+    # -- what open listings must know --------------------------------------------------------------------------------
+
+    def entry_changed(self, parent: int, name: bytes, entry: Entry | None) -> None:
+        """This mount made, replaced (entry) or removed (None) a name of a real directory."""
+        for listing in self._listings.get(parent, ()):
+            listing.entry_changed(name, entry)
+
+    def changed(self, ino: int) -> None:
+        """This mount changed, or may soon change, attributes of a real inode: what a listing read ahead is old.
+
+        To be called when a file is opened for writing, too: what is written changes length and times later.
+        """
+        for listings in self._listings.values():
+            for listing in listings:
+                listing.touched.add(ino)
+
+
+def with_length(attr: Attr, length: int) -> Attr:
+    return attr if length == attr.length else msgspec.structs.replace(attr, length=length)
+
+
+__all__ = ["DIRECTORY", "FILE", "PREFIX", "ROOT", "TRASH", "Node", "PosixBase", "SpecialFiles", "with_length"]
