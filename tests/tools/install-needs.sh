@@ -42,12 +42,18 @@ fi
 # -- Debian packages -----------------------------------------------------------------------------------------------
 # program -> package that has it
 declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=curl [xz]=xz-utils
-  [mariadbd]=mariadb-server [etcd]=etcd-server [setpriv]=util-linux)
+  [mariadbd]=mariadb-server [etcd]=etcd-server [setpriv]=util-linux
+  # programs that run on a mount
+  [fusermount3]=fuse3 [setfattr]=attr [setfacl]=acl [fio]=fio [dbench]=dbench [stress-ng]=stress-ng [rsync]=rsync
+  [git]=git [make]=make [cc]=gcc)
 wanted=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || wanted+=("${packages[$program]}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || wanted+=(postgresql)
+# The optional pyfuse3 backend is compiled against it when no wheel fits.
+command -v pkg-config >/dev/null || wanted+=(pkg-config)
+[[ -e /usr/include/fuse3/fuse.h ]] || wanted+=(libfuse3-dev)
 if ((${#wanted[@]})); then
   if ! command -v apt-get >/dev/null; then
     failed+=("${wanted[*]} (no apt-get here: install them with your package manager)")
