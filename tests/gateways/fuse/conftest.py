@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests of the FUSE door share: databases that live as long as the test process."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gateways.fuse.mounts import stop_engines
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    stop_engines()

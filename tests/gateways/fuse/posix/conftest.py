@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the POSIX suite: the place, a fresh directory in it, and people of different rights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateways.fuse.mounts import Watchdog
+from tests.gateways.fuse.posix import places
+from tests.gateways.fuse.posix.actors import Actor, People, User
+from tests.gateways.fuse.posix.places import Place
+
+#: Nobody waits longer than this for one test; the mount is aborted then.
+PATIENCE_S = 60
+ALICE, BOB, CAROL = 60001, 60002, 60003
+#: A group of Alice and Bob beside their own.
+TEAM = 60100
+
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_engine: runs on every engine also in the fast set")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" not in metafunc.fixturenames:
+        return
+    everywhere = metafunc.definition.get_closest_marker("every_engine") is not None
+    given = "SUITE_PLACES" in os.environ
+    parameters = []
+    for name in places.chosen():
+        fast = given or name in places.FAST or (everywhere and name not in places.REFERENCES)
+        parameters.append(pytest.param(name, marks=() if fast else pytest.mark.heavy))
+    metafunc.parametrize("place", parameters, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with places.place(request.param) as made:
+        yield made
+        if made.mount and not made.mount.process_lives():
+            pytest.fail(f"the mount process ended by itself:\n{made.mount.log_text()}")
+
+
+_watchdog = Watchdog()
+
+
+@pytest.fixture
+def d(place: Place) -> Iterator[Path]:
+    """A fresh directory of mode 0755, as in an ordinary umask, in a place that answers."""
+    if place.mount:
+        if _watchdog.fired or not place.mount.process_lives():
+            _watchdog.fired = False
+            place.mount.kill()
+            place.mount.start()
+        _watchdog.guard(PATIENCE_S, place.mount)
+    umask = os.umask(0)
+    path = place.root / f"d{os.getpid()}-{next(_numbers)}"
+    try:
+        path.mkdir(0o755)
+        yield path
+    finally:
+        os.umask(umask)
+        _watchdog.rest()
+    if _watchdog.fired:
+        pytest.fail(f"the mount did not answer within {PATIENCE_S} s and was aborted")
+
+
+@pytest.fixture(scope="session")
+def _pool() -> Iterator[People]:
+    pool = People()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def people(_pool: People) -> Iterator[People]:
+    yield _pool
+    _pool.leave()
+
+
+@pytest.fixture
+def root() -> Actor:
+    return Actor()
+
+
+@pytest.fixture
+def alice(_pool: People) -> User:
+    return _pool.user(ALICE, ALICE)
+
+
+@pytest.fixture
+def bob(_pool: People) -> User:
+    return _pool.user(BOB, BOB)
+
+
+@pytest.fixture
+def alice_of_team(_pool: People) -> User:
+    return _pool.user(ALICE, ALICE, TEAM)
+
+
+@pytest.fixture
+def bob_of_team(_pool: People) -> User:
+    return _pool.user(BOB, BOB, TEAM)
+
+
+@pytest.fixture
+def open_dir(d: Path) -> Path:
+    """A directory in which everybody may do anything."""
+    path = d / "open"
+    path.mkdir()
+    path.chmod(0o777)
+    return path

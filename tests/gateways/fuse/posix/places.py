@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the suite runs: a file system of the kernel as reference, or a volume of ours on one of the engines.
+
+The same tests have to pass on all of them. What a reference can't do is in `_LACKS`; a volume of ours may lack only
+what its format can't express. SUITE_PLACES=tmpfs,sqlite chooses places, and an absolute path in it names a
+directory of whatever file system stands there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.gateways.fuse.mounts import ENGINES, Mount, fast_folder, mount_type, mounted, require_fuse, umount2
+from tests.servers.process import missing
+
+REFERENCES: Final = ("tmpfs", "ext4")
+#: Mount flags of the suite: everything that is off by default and has tests here.
+FLAGS: Final = ("--enable-xattr", "--enable-cap", "--enable-ioctl", "--atime-mode", "strictatime")
+
+#: What a place can't do, with the reason that is printed.
+_OURS: Final = {
+    "collapse": "the format has no way to shift the bytes of a file",
+    "whiteout": "the format keeps no whiteouts",
+    "btime": "the format keeps no time of birth",
+}
+_LACKS: Final[dict[str, dict[str, str]]] = {
+    "tmpfs": {
+        "zero_range": "tmpfs can't zero a range",
+        "collapse": "tmpfs can't shift bytes",
+        "fsync_times": "",
+        "many_names": "",
+    },
+    "ext4": {},
+}
+
+#: Two operations this far apart have different times, on every place.
+TICK_S: Final = 0.05
+
+
+class Place:
+    """root: a directory of the file system under test."""
+
+    def __init__(self, name: str, root: Path, mount: Mount | None = None) -> None:
+        self.name = name
+        self.root = root
+        self.mount = mount
+        self._lacks = _OURS if mount else _LACKS.get(name, {})
+        self._read_only: Path | None = None
+        self._stack: list[Path] = []
+
+    @property
+    def ours(self) -> bool:
+        return self.mount is not None
+
+    def lacks(self, feature: str) -> str | None:
+        return self._lacks.get(feature)
+
+    def require(self, feature: str) -> None:
+        reason = self._lacks.get(feature)
+        if reason is not None:
+            pytest.skip(f"{self.name}: {reason}")
+
+    def tick(self) -> None:
+        """Let time pass that every place can tell apart. Time itself is what is tested here."""
+        time.sleep(TICK_S)
+
+    @contextmanager
+    def read_only(self) -> Iterator[Path]:
+        """The same files, read-only: another mount of a volume, a bind mount of a reference."""
+        if self.mount:
+            with self.mount.second(*FLAGS, "--read-only") as other:
+                yield other.point
+            return
+        point = fast_folder("sluice-ro-")
+        subprocess.run(["mount", "--bind", self.root, point], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,ro,bind", point], check=True)
+            yield point
+        finally:
+            umount2(point, 2)
+            point.rmdir()
+
+
+@contextmanager
+def place(name: str) -> Iterator[Place]:
+    if name in ENGINES:
+        with mounted(name, *FLAGS, enable_acl=True) as mount:
+            yield Place(name, mount.point, mount)
+    elif name.startswith("/"):
+        yield Place(mount_type(Path(name)) or "directory", Path(name))
+    else:
+        require_fuse()  # root, that is
+        with _reference(name) as root:
+            yield Place(name, root)
+
+
+@contextmanager
+def _reference(name: str) -> Iterator[Path]:
+    folder = fast_folder("sluice-reference-")
+    point = folder / "mnt"
+    point.mkdir()
+    if name == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "mode=0755,size=2g,strictatime", "tmpfs", str(point)]
+    else:
+        image = folder / "image"
+        with open(image, "wb") as f:
+            f.truncate(2 << 30)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+        command = ["mount", "-o", "loop,strictatime", str(image), str(point)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        missing(f"a mount of {name}", done.stderr.strip())
+    try:
+        point.chmod(0o755)
+        yield point
+    finally:
+        umount2(point, 2)
+        subprocess.run(["rm", "-rf", "--one-file-system", folder], check=False)
+
+
+def chosen() -> list[str]:
+    """Places to run on, the reference first."""
+    wanted = os.environ.get("SUITE_PLACES", "")
+    return wanted.split(",") if wanted else [*REFERENCES, *ENGINES]
+
+
+#: Places where every test runs without being asked for; on the others only tests marked `every_engine` do.
+FAST: Final = ("tmpfs", "sqlite")
