@@ -16,13 +16,13 @@ import msgspec
 from core.errors import FsError
 from core.meta.base import show
 from core.meta.meta import Meta
-from core.meta.records import DIRECTORY, FILE, MAX_NAME, ROOT, TRASH, TRASH_NAME, Attr, Entry
+from core.meta.records import DIRECTORY, FILE, MAX_NAME, ROOT, TRASH, TRASH_NAME, Attr
 from core.vfs.keeper import Keeper, NoKeeper
 from core.vfs.posix.config import PosixConfig
 from core.vfs.vfs import VFS
 
 if TYPE_CHECKING:
-    from core.vfs.posix.directories import Listing
+    from core.vfs.posix.listing import Listing
 
 #: What special files are called with --prefix-internal (semantics §12.1).
 PREFIX: Final = b".jfs"
@@ -87,7 +87,11 @@ class PosixBase:
             attr = await self.vfs.getattr(ino)
         return Node(self.shown(ino), attr, self.blocks(ino, attr))
 
-    # -- names -------------------------------------------------------------------------------------------------------
+    # -- rules -------------------------------------------------------------------------------------------------------
+
+    def require_writable(self) -> None:
+        if self.config.read_only:
+            raise FsError(errno.EROFS, "the volume is mounted read-only; mount it without --read-only to change it")
 
     @staticmethod
     def require_length(name: bytes) -> None:
@@ -128,10 +132,15 @@ class PosixBase:
 
     # -- what open listings must know --------------------------------------------------------------------------------
 
-    def entry_changed(self, parent: int, name: bytes, entry: Entry | None) -> None:
-        """This mount made, replaced (entry) or removed (None) a name of a real directory."""
+    def entry_removed(self, parent: int, name: bytes) -> None:
+        """This mount removed a name of a real directory."""
         for listing in self._listings.get(parent, ()):
-            listing.entry_changed(name, entry)
+            listing.removed(name)
+
+    def entry_replaced(self, parent: int, name: bytes) -> None:
+        """Another node may have this name of a real directory now."""
+        for listing in self._listings.get(parent, ()):
+            listing.replaced(name)
 
     def changed(self, ino: int) -> None:
         """This mount changed, or may soon change, attributes of a real inode: what a listing read ahead is old.
