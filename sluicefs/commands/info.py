@@ -1,57 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sluice info META-URL PATH …`: inode, size and the objects that hold a file's bytes (cli §3)."""
+"""`sluice info [META-URL] PATH …`: inode, size and the objects that hold a file's bytes (cli §3).
+
+Without a metadata address the paths are below a mount, which is asked through its control file; a mount of a JuiceFS
+client before 1.0 answers with a text of its own, which is shown as it is.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 import click
 
-from core.chunk.naming import block_key, block_length
 from core.config import format_size
-from core.errors import ConfigError, FsError
-from core.meta.records import CHUNK_SIZE, ROOT, Attr, node_space
-from core.meta.slices import pieces_for
+from core.errors import ConfigError, FsError, SluiceError
+from core.meta.records import Attr
+from core.vfs.internal import protocol
+from core.vfs.internal.describe import info_document
 from core.volume import Volume
 from sluicefs.cli import command
-from sluicefs.options import meta_argument
-from sluicefs.output import report_error, settings, show, table, text_of
-from sluicefs.volume import TYPE_WORDS, inner_path, join, opened, run
+from sluicefs.mounts import Control, Place, TooOld, find_place, report_failure, split_arguments
+from sluicefs.output import report_error, settings, show, table
+from sluicefs.volume import TYPE_WORDS, inner_path, opened, run
 
-_PAGE = 1000
+_TYPES = {0o100000: 1, 0o040000: 2, 0o120000: 3, 0o010000: 4, 0o060000: 5, 0o020000: 6, 0o140000: 7}
 
 
 @command("info")
-@meta_argument
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-i", "--inode", is_flag=True, help="The arguments are inode numbers.")
+@click.argument("arguments", nargs=-1, required=True, metavar="[META-URL] PATH...")
+@click.option("-i", "--inode", is_flag=True, help="The arguments are inode numbers; of the mount around this folder.")
 @click.option("-r", "--recursive", is_flag=True, help="Sum up everything below a folder.")
+@click.option("--strict", is_flag=True, help="Look at every file instead of trusting directory statistics.")
 @click.option("--raw", is_flag=True, help="Show slice records instead of objects.")
-def info_command(meta_url: str, paths: tuple[str, ...], inode: bool, recursive: bool, raw: bool) -> int:
-    """Where PATH, inside the volume, is kept: inode, length, space, and its objects."""
-    return run(_info(meta_url, paths, inode, recursive, raw))
+def info_command(arguments: tuple[str, ...], inode: bool, recursive: bool, strict: bool, raw: bool) -> int:
+    """Where PATH is kept: inode, length, space, names, its objects, and who holds locks on it. PATH is below a mount,
+    or inside the volume that META-URL names.
+
+    \b
+    sluice info /mnt/volume/d/file
+    sluice info META-URL /d/file
+    """
+    meta_url, rest = split_arguments(arguments, "INODE" if inode else "PATH")
+    request = protocol.Info(0, recursive, raw, strict)
+    if meta_url is None:
+        return _on_mounts(rest, inode, request)
+    return run(_info(meta_url, rest, inode, request))
 
 
-async def _info(meta_url: str, paths: tuple[str, ...], by_inode: bool, recursive: bool, raw: bool) -> int:
-    documents, failed = [], 0
+async def _info(meta_url: str, paths: list[str], by_inode: bool, request: protocol.Info) -> int:
+    answers = _Answers(request.raw)
     async with opened(meta_url, read_only=True, session=False) as volume:
         for text in paths:
             try:
                 if by_inode:
                     ino = _number(text)
-                    document = await _describe(volume, text, ino, await volume.meta.getattr(ino), recursive, raw)
+                    attr = await volume.meta.getattr(ino)
                 else:
                     found = await volume.fs.lookup(inner_path(text), follow=False)
-                    document = await _describe(volume, text, found.ino, found.attr, recursive, raw)
+                    ino, attr = found.ino, found.attr
+                answers.add(text, TYPE_WORDS.get(attr.type, ""), await _describe(volume, ino, attr, request))
             except FsError as error:
-                failed += report_error(str(error.strerror), error)
-                continue
-            documents.append(document)
-            if not settings.json:
-                print(_text(document, raw))
-    if settings.json:
-        show(documents)
-    return 1 if failed else 0
+                answers.failed += report_error(str(error.strerror), error)
+    return answers.end()
+
+
+async def _describe(volume: Volume, ino: int, attr: Attr, request: protocol.Info) -> dict[str, Any]:
+    return await info_document(
+        volume.meta, volume.format, ino, recursive=request.recursive, raw=request.raw, strict=request.strict
+    )
+
+
+def _on_mounts(paths: list[str], by_inode: bool, request: protocol.Info) -> int:
+    answers = _Answers(request.raw)
+    for text in paths:
+        try:
+            if by_inode:
+                place, ino, kind = find_place(os.getcwd()), _number(text), ""
+            else:
+                place = find_place(text)
+                ino = place.ino
+                kind = TYPE_WORDS.get(_TYPES.get(os.lstat(place.path).st_mode & 0o170000, 0), "")
+            _ask(answers, text, kind, place, request._replace(ino=ino))
+        except (SluiceError, OSError) as error:
+            answers.failed += report_failure(text, error)
+    return answers.end()
+
+
+def _ask(answers: _Answers, text: str, kind: str, place: Place, request: protocol.Info) -> None:
+    with Control(place.control) as control:
+        try:
+            answers.add(text, kind, json.loads(control.ask(request)))
+            return
+        except TooOld:
+            pass
+    with Control(place.control) as control:
+        answers.add_text(text, request.ino, control.ask(request, legacy=True).decode("utf-8", "replace"))
+
+
+class _Answers:
+    """Prints what was found, or collects it for one JSON document."""
+
+    def __init__(self, raw: bool) -> None:
+        self.failed = 0
+        self._raw = raw
+        self._documents: list[dict[str, Any]] = []
+
+    def add(self, asked: str, kind: str, found: dict[str, Any]) -> None:
+        if found.get("Failed"):
+            self.failed += report_error(f"{asked}: {found.get('Reason') or 'it failed'}")
+            return
+        document = _document(asked, kind, found, self._raw)
+        self._documents.append(document)
+        if not settings.json:
+            print(_text(document, self._raw))
+
+    def add_text(self, asked: str, ino: int, text: str) -> None:
+        self._documents.append({"asked": asked, "inode": ino, "text": text})
+        if not settings.json:
+            print(f"{asked} :\n{text}")
+
+    def end(self) -> int:
+        if settings.json:
+            show(self._documents)
+        return 1 if self.failed else 0
 
 
 def _number(text: str) -> int:
@@ -60,120 +132,28 @@ def _number(text: str) -> int:
     return int(text)
 
 
-async def _describe(volume: Volume, asked: str, ino: int, attr: Attr, recursive: bool, raw: bool) -> dict[str, Any]:
-    files, dirs, length, space = await _sum(volume, ino, attr, recursive)
+def _document(asked: str, kind: str, found: dict[str, Any], raw: bool) -> dict[str, Any]:
+    total = found.get("Summary") or {}
     document: dict[str, Any] = {
-        "asked": asked,
-        "inode": ino,
-        "type": TYPE_WORDS.get(attr.type, str(attr.type)),
-        "files": files,
-        "dirs": dirs,
-        "length": length,
-        "size": space,
-        "paths": await _paths(volume, ino),
-        "tier": attr.tier,
-    }
-    if attr.is_file:
-        rows = await _rows(volume, ino, attr.length, raw)
-        document["slices" if raw else "objects"] = rows
+        "asked": asked, "inode": found.get("Ino", 0), "type": kind, "files": total.get("Files", 0),
+        "dirs": total.get("Dirs", 0), "length": total.get("Length", 0), "size": total.get("Size", 0),
+        "paths": found.get("Paths") or [], "tier": found.get("Tier", 0),
+    }  # fmt: skip
+    rows = found.get("Chunks" if raw else "Objects") or []
+    if kind == "file" or rows:
+        name, ident = ("slices", ("sliceId", "Id")) if raw else ("objects", ("objectName", "Key"))
+        document[name] = [
+            {
+                "chunkIndex": row.get("ChunkIndex", 0), ident[0]: row.get(ident[1]), "size": row.get("Size", 0),
+                "offset": row.get("Off", 0), "length": row.get("Len", 0),
+                **({"pos": row["Pos"]} if "Pos" in row else {}),
+            }
+            for row in rows
+        ]  # fmt: skip
+    for name, label in (("FLocks", "flocks"), ("PLocks", "plocks")):
+        if found.get(name):
+            document[label] = found[name]
     return document
-
-
-async def _sum(volume: Volume, ino: int, attr: Attr, recursive: bool) -> tuple[int, int, int, int]:
-    """Files, folders, bytes and space; of a folder its own children, or with `recursive` everything below."""
-    if not attr.is_dir:
-        return 1, 0, attr.length, node_space(attr)
-    files, dirs, length, space = 0, 1, 0, node_space(attr)
-    waiting = [ino]
-    while waiting:
-        here, after = waiting.pop(), b""
-        while True:
-            page = await volume.fs.list_dir(here, after, _PAGE)
-            for entry in page:
-                if entry.attr is None:
-                    continue
-                if entry.attr.is_dir:
-                    dirs += 1
-                    if recursive:
-                        waiting.append(entry.ino)
-                else:
-                    files += 1
-                    length += entry.attr.length
-                space += node_space(entry.attr)
-            if len(page) < _PAGE:
-                break
-            after = page[-1].name
-    return files, dirs, length, space
-
-
-async def _paths(volume: Volume, ino: int) -> list[str]:
-    """All names of an inode, hard links included."""
-    if ino == ROOT:
-        return ["/"]
-    found: list[str] = []
-    for parent in await volume.meta.parents(ino):
-        folder = b""
-        at = parent
-        while at != ROOT:
-            above = (await volume.meta.getattr(at)).parent
-            names = [e.name for e in await _entries(volume, above) if e.ino == at]
-            if not names:
-                break
-            folder = join(b"/" + names[0], folder.lstrip(b"/")) if folder else b"/" + names[0]
-            at = above
-        found += [text_of(join(folder or b"/", e.name)) for e in await _entries(volume, parent) if e.ino == ino]
-    return found
-
-
-async def _entries(volume: Volume, ino: int) -> list[Any]:
-    found: list[Any] = []
-    after = b""
-    while True:
-        page = await volume.fs.list_dir(ino, after, _PAGE, attrs=False)
-        found += page
-        if len(page) < _PAGE:
-            return found
-        after = page[-1].name
-
-
-async def _rows(volume: Volume, ino: int, length: int, raw: bool) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    fmt = volume.format
-    for index in range((length + CHUNK_SIZE - 1) // CHUNK_SIZE):
-        records = await volume.meta.read_chunk(ino, index)
-        if raw:
-            rows += [
-                {
-                    "chunkIndex": index,
-                    "sliceId": s.id,
-                    "size": s.size,
-                    "offset": s.off,
-                    "length": s.length,
-                    "pos": s.pos,
-                }
-                for s in records
-            ]
-            continue
-        for piece in pieces_for(records, 0, min(CHUNK_SIZE, length - index * CHUNK_SIZE)):
-            at, end = piece.off, piece.off + piece.length
-            while at < end:
-                if not piece.id:
-                    key, size, step = "", piece.length, piece.length
-                    offset = 0
-                else:
-                    block = at // fmt.block_size
-                    size = block_length(piece.size, block, fmt.block_size)
-                    offset = at - block * fmt.block_size
-                    step = min(size - offset, end - at)
-                    key = f"{fmt.name}/{block_key(piece.id, block, size, fmt.hash_prefix)}"
-                rows.append(
-                    {
-                        "chunkIndex": index, "objectName": key, "size": size, "offset": offset, "length": step,
-                        "pos": piece.pos + at - piece.off,
-                    }
-                )  # fmt: skip
-                at += step
-    return rows
 
 
 def _text(document: dict[str, Any], raw: bool) -> str:
@@ -186,7 +166,8 @@ def _text(document: dict[str, Any], raw: bool) -> str:
         lines.append(f"    path: {document['paths'][0]}")
     else:
         lines += ["   paths:", *(f"        {path}" for path in document["paths"])]
-    rows = document.get("slices" if raw else "objects")
-    if rows:
-        lines += [" slices:" if raw else " objects:", table(list(rows[0]), [list(row.values()) for row in rows])]
+    for name in ("slices" if raw else "objects", "flocks", "plocks"):
+        rows = document.get(name)
+        if rows:
+            lines += [f" {name}:", table(list(rows[0]), [list(row.values()) for row in rows])]
     return "\n".join(lines)
