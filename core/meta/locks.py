@@ -15,6 +15,7 @@ import asyncio
 import errno
 import logging
 import random
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from core.errors import FsError, MetaError
@@ -378,6 +379,30 @@ class Locks(Sessions):
         self._lock_sid = self.sid
         self._locked.clear()
         self._lock_tables.clear()
+
+    async def adopt_session(
+        self, sid: int, mount_point: str, *, heartbeat_s: int = HEARTBEAT_S, handles: Iterable[int] = ()
+    ) -> None:
+        inodes = sorted(set(handles))
+        await super().adopt_session(sid, mount_point, heartbeat_s=heartbeat_s)
+        self._lock_sid = self.sid
+        # Where it may hold something; the tables are read when they are needed.
+        self._locked = {key for ino in inodes for key in (k.flocks(ino), k.plocks(ino))}
+        self._lock_tables.clear()
+
+    async def leave_session(self) -> None:
+        """An unlock that failed is tried once more; then the lock stays with the session."""
+        for task in self._paying:
+            task.cancel()
+        await asyncio.gather(*self._paying, return_exceptions=True)
+        for requests in list(self._owed.values()):
+            for request in requests:
+                try:
+                    await self._ask(Table(), request)
+                except FsError as e:
+                    log.error("inode %d stays locked until this client ends: %s", request.key[1], e)
+        self._owed.clear()
+        await super().leave_session()
 
     async def end_session(self) -> None:
         self._owed.clear()  # every lock of the session goes now

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from core.errors import FsError, VolumeError
@@ -77,6 +77,48 @@ class Sessions(Publish):
         await self.reload_usage()
         if heartbeat_s:
             self._beat = asyncio.create_task(self._heartbeats())
+
+    async def adopt_session(
+        self, sid: int, mount_point: str, *, heartbeat_s: int = HEARTBEAT_S, handles: Iterable[int] = ()
+    ) -> None:
+        """Go on as the client that another process was: its locks and its unlinked-open files are ours now.
+
+        The other process must be dead or have left by `leave_session`. handles: inodes that it had open and that will
+        be opened here; nothing else can be locked. Call `finish_unlinked` when they are.
+        """
+        self.heartbeat_s = heartbeat_s
+        if self.read_only:
+            await self.new_session(mount_point, heartbeat_s=heartbeat_s)
+            return
+        self._info = session_info(mount_point, self.clock_ns())
+        (expiry,) = await self.store.read(k.session(sid))
+        if not expiry:
+            log.error("session %d was given up by other clients before it could go on: its locks are gone", sid)
+        await self.store.transact(lambda tx: self._register(tx, sid))
+        self.sid = sid
+        self.sustained = {key[2] async for key, _ in self.store.scan(k.SUSTAINED, sid)}
+        await self.reload_usage()
+        if heartbeat_s:
+            self._beat = asyncio.create_task(self._heartbeats())
+
+    async def finish_unlinked(self) -> None:
+        """Delete what is unlinked and not open here: its last handle was closed while nobody served it."""
+        for ino in sorted(self.sustained):
+            if not self.open_files.get(ino):
+                self.sustained.discard(ino)
+                await self.finalise_sustained(self.sid, ino)
+
+    async def leave_session(self) -> None:
+        """Stop being this client without ending the session: another process goes on with it. Changes are refused
+        from here on."""
+        if self._beat is not None:
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+            self._beat = None
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        self.sid = 0
+        self.read_only = True
 
     async def _register(self, tx: Tx, sid: int) -> None:
         expiry = self._expiry()
