@@ -117,7 +117,7 @@ def utimensat(
     times = None
     if atime is not None and mtime is not None:
         times = (ctypes.c_long * 4)(*atime, *mtime)
-    _check(_libc.utimensat(fd, None if path is None else os.fsencode(path), times, flags))
+    _check(_libc.futimens(fd, times) if path is None else _libc.utimensat(fd, os.fsencode(path), times, flags))
 
 
 def fchmodat2(path: Path, mode: int, flags: int) -> None:
