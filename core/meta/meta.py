@@ -14,6 +14,7 @@ from core.meta.jobs import Jobs
 from core.meta.locks import Locks
 from core.meta.quota import Quotas
 from core.meta.ranges import Ranges
+from core.meta.recording import Recording
 from core.meta.records import DIRECTORY, ROOT, TRASH, Attr, DirStat
 from core.meta.restore import Restore
 from core.meta.store import DELETE, EXACT, PUT, PUT_NEW, RecordStore, Write
@@ -33,7 +34,7 @@ class StatFs(NamedTuple):
     available_inodes: int
 
 
-class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges):
+class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges, Recording):
     """Every operation in one object; each base class is one concern, in a module of that name."""
 
     async def statfs(self, ino: int = ROOT) -> StatFs:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -18,7 +20,7 @@ from core.chunk.readahead import ReadStream
 from core.chunk.transfer import BlockMissing
 from core.errors import FsError
 from core.meta.caller import Caller
-from core.meta.records import CHUNK_BITS, Attr, Slice
+from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Attr, Slice
 from core.meta.slices import pieces_for
 from core.object.api import Buffer
 from core.vfs.state import FileState
@@ -27,19 +29,23 @@ from core.vfs.writer import FileWriter
 if TYPE_CHECKING:
     from core.vfs.vfs import VFS
 
+T = TypeVar("T")
+
 #: Sequential readers of one handle that get read-ahead of their own; kernels send a few requests at once.
 MAX_STREAMS: Final = 2
 #: Looks at the metadata after a block was found missing, before that is believed.
 _MISSING_TRIES: Final = 3
 _REFRESH_TRIES: Final = 4
+_ZEROS: Final = memoryview(bytes(1 << 20))
+_position = itemgetter(0)
 
 
 class OpenFile:
     """One open inode of this process."""
 
-    def __init__(self, vfs: VFS, ino: int, attr: Attr) -> None:
+    def __init__(self, vfs: VFS, ino: int, attr: Attr, seen: tuple[int, int] | None = None) -> None:
         self.ino = ino
-        self.state = FileState(vfs.meta, ino, attr)
+        self.state = FileState(vfs.meta, ino, attr, vfs.commits, seen)
         self.handles: set[Handle] = set()
         self.writers = 0  # handles that may write
         self.writer: FileWriter | None = None
@@ -64,37 +70,67 @@ class OpenFile:
                 if self.writer.error is None:
                     raise  # not an error of the data: it isn't stored in time
 
-    async def refresh(self) -> Attr:
-        """Fresh attributes; what they prove to be old is forgotten. The length counts buffered bytes."""
+    async def settle_range(self, start: int, end: int) -> None:
+        """The same for who reads these bytes: what is buffered elsewhere may stay."""
+        writer = self.writer
+        if writer is not None and writer.pending and (end > self.state.length or writer.touches(start, end)):
+            await self.settle()
+
+    async def refresh(self, look: Callable[[int], Awaitable[Attr]] | None = None) -> Attr:
+        """Fresh attributes; what they prove to be old is forgotten, here and in the caches above us, before anybody
+        is told of them. look: another way to get them."""
         for _ in range(_REFRESH_TRIES):
             changes = self.state.changes
-            attr = await self._vfs.meta.getattr(self.ino)
+            attr = await (look or self._vfs.meta.getattr)(self.ino)
             if changes == self.state.changes:
-                self.state.saw(attr)
-                break
+                await self.saw(attr)
+                return attr
             # We changed the file ourselves while the answer was on its way: it may be from before (semantics §11).
-        else:
-            # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
-            self.state.forget()
-            attr = msgspec.structs.replace(attr, length=self.state.length)
-        return attr
+        # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
+        self.state.forget()
+        return msgspec.structs.replace(attr, length=self.state.length, mtime_ns=self.state.version[0])
+
+    async def saw(self, attr: Attr) -> None:
+        """Fresh attributes, about to be told to somebody."""
+        if self.state.saw(attr):
+            await self._vfs.invalidated(self)
+
+    def view(self, attr: Attr) -> Attr:
+        """Attributes as a process sees them that wrote through us: buffered bytes have been written."""
+        writer = self.writer
+        if writer is None or not writer.pending:
+            return attr
+        length, now = max(attr.length, writer.end), writer.mtime_ns
+        if length == attr.length and now <= attr.mtime_ns:
+            return attr
+        return msgspec.structs.replace(
+            attr, length=length, mtime_ns=max(attr.mtime_ns, now), ctime_ns=max(attr.ctime_ns, now)
+        )
 
     async def truncate(self, length: int, caller: Caller, *, opened: bool) -> Attr:
-        if self.writer is None:
-            return await self._truncate(length, caller, opened)
-        async with self.writer.stopped():
-            return await self._truncate(length, caller, opened)
+        return await self.exclusively(lambda: self._truncate(length, caller, opened))
 
     async def _truncate(self, length: int, caller: Caller, opened: bool) -> Attr:
         attr = await self._vfs.meta.truncate(self.ino, length, caller, opened=opened)
         self.state.resized(attr)
         return attr
 
-    async def end_of_file(self) -> int:
-        """Where an append goes. Others' appends are seen as long as we have nothing buffered ourselves."""
-        if self.writer is None or not self.writer.pending:
-            await self.refresh()
-        return self.length
+    async def allocate(self, mode: int, offset: int, size: int, caller: Caller) -> Attr:
+        """fallocate(2); the errors of `Meta.fallocate`."""
+        return await self.exclusively(lambda: self._allocate(mode, offset, size, caller))
+
+    async def _allocate(self, mode: int, offset: int, size: int, caller: Caller) -> Attr:
+        attr = await self._vfs.meta.fallocate(self.ino, mode, offset, size, caller)
+        self.state.punched(offset)
+        self.state.resized(attr)
+        return attr
+
+    async def exclusively(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Change the content while none of our own bytes are under way."""
+        if self.writer is None:
+            return await change()
+        async with self.writer.stopped():
+            return await change()
 
 
 class _Stream:
@@ -121,6 +157,10 @@ class Handle:
         self.readable = flags & os.O_ACCMODE != os.O_WRONLY
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.released = False
+        #: Pages that the door's client kept of the file at an earlier open are still right.
+        self.keep_cache = False
+        #: Failed writes that this handle needn't be told of (any more).
+        self.failures = file.writer.failures if file.writer is not None else 0
         self._vfs = vfs
         self._streams: list[_Stream] = []
 
@@ -142,29 +182,79 @@ class Handle:
             raise FsError(errno.EBADF, f"inode {self.ino}: handle is closed or not open for reading")
         if offset < 0 or length < 0:
             raise FsError(errno.EINVAL, f"inode {self.ino}: read of {length} bytes at {offset}")
-        await self.file.settle()
-        if length == 0 or offset >= self.file.state.length:
-            return b""
-        stream = self._take_stream(offset)
-        try:
-            data = await self._read(stream, offset, length)
-            stream.next = offset + len(data)
-            return data
-        finally:
-            self._put_back(stream)
+        return await self.read_any(offset, length)
 
-    async def write(self, offset: int, data: Buffer) -> int:
+    async def read_any(self, offset: int, length: int) -> Buffer:
+        """`read` for a door that has checked everything already."""
+        state = self.file.state
+        while True:
+            await self.file.settle_range(offset, offset + length)
+            if length == 0 or offset >= state.length:
+                return b""
+            generation = state.generation
+            stream = self._take_stream(offset)
+            try:
+                data = await self._read(stream, offset, length)
+                stream.next = offset + len(data)
+            finally:
+                self._put_back(stream)
+            # Whoever was told of a greater length meanwhile must not be shown the old end.
+            if len(data) >= min(length, state.length - offset) or generation == state.generation:
+                return data
+
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
+        """The same if the bytes lie in one block that is in memory, and no read-ahead is due; else None."""
+        file = self.file
+        state, writer = file.state, file.writer
+        if (
+            writer is not None
+            and writer.pending
+            and (offset + length > state.length or writer.touches(offset, offset + length))
+        ):
+            return None
+        n = min(length, state.length - offset)
+        if n <= 0:
+            return b""
+        index, pos = offset >> CHUNK_BITS, offset & (CHUNK_SIZE - 1)
+        pieces = state.pieces_nowait(index)
+        if pieces is None:
+            return None
+        p = pieces[bisect_right(pieces, pos, key=_position) - 1]
+        skip = pos - p.pos
+        if skip + n > p.length:
+            return None
+        if not p.id:
+            return _ZEROS[:n] if n <= len(_ZEROS) else None
+        off = p.off + skip
+        slices = self._vfs.slices
+        if off // slices.block_size != (off + n) // slices.block_size and offset + n < state.length:
+            return None  # at the end of a block a stream looks ahead
+        return slices.read_cached(p.id, p.size, off, n)
+
+    async def write(self, offset: int, data: Buffer, *, request: int = 0) -> int:
         """Take a copy of all bytes, at the end of the file if opened with O_APPEND; returns their number. Durable
         after `flush`. Raises the error of an earlier write of this inode."""
         if self.released or not self.writable:
             raise FsError(errno.EBADF, f"inode {self.ino}: handle is closed or not open for writing")
-        at_end = self.file.end_of_file if self.flags & os.O_APPEND else None
-        return await self.file.for_writing().write(offset, data, at_end)
+        append = bool(self.flags & os.O_APPEND)
+        return await self.file.for_writing().write(offset, data, append=append, request=request)
 
     async def flush(self) -> None:
         """close(2): all bytes of this inode are stored and recorded, or an error says why not."""
         if self.file.writer is not None:
             await self.file.writer.flush()
+
+    async def flush_once(self) -> None:
+        """The same for one descriptor: a failure is told to it once, as errors of writing back are on Linux."""
+        writer = self.file.writer
+        if writer is None:
+            return
+        if writer.pending:
+            await self.file.settle()
+        error = writer.failed_since(self.failures)
+        if error is not None:
+            self.failures = writer.failures
+            raise error
 
     async def fsync(self) -> None:
         """The same: recorded is durable (the database's and the object store's own promise)."""

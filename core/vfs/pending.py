@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 from core.chunk.api import Piece
 from core.chunk.store import BlockSliceStore
@@ -18,6 +19,9 @@ from core.chunk.transfer import BlockError
 from core.chunk.writer import BlockSliceWriter
 from core.meta.records import CHUNK_SIZE
 from core.vfs.content import pack_limit
+from core.vfs.keeper import Keeper, NoKeeper
+
+T = TypeVar("T")
 
 # When data leaves although nobody asked for it (§7.3).
 MAX_AGE_S: Final = 5.0
@@ -34,6 +38,9 @@ class PendingSlice:
         self.written_s = now_s
         self.mtime_ns = 0
         self.frozen = False
+        self.tokens: list[int] = []  # of the keeper, for the bytes in here
+        self.request = 0  # of the latest write, for the keeper
+        self.hint = 0  # of bytes that are appended: where their writer believed the end of the file to be
         self.stored: asyncio.Task[Piece] | None = None  # set when the last byte is on its way
         self._table = table
         self._store = table.store
@@ -83,6 +90,41 @@ class PendingSlice:
             if self.frozen:
                 self._start_finish()
 
+    def put_nowait(self, pos: int, data: memoryview, now_s: float, mtime_ns: int, paid: int) -> bool:
+        """The same if nothing has to be waited for. False: nothing happened."""
+        at, n = pos - self.start, len(data)
+        writer = self._writer
+        if writer is None:
+            if at + n > self._limit:
+                return False
+            if not self._goes_direct(n):
+                self._charged += paid
+                self._put_small(at, data)
+                self.length = len(self._small)
+                paid = 0
+            else:
+                writer = self._writer = finish_now(self._store.writer())
+        if writer is not None:
+            if n >= self._store.block_size - writer.length % self._store.block_size:
+                return False
+            room = writer.buffer()
+            if n > len(room):
+                return False
+            room[:n] = data
+            if paid:
+                self._store.budget.release(paid)
+            try:
+                finish_now(writer.advance(n))
+            except BaseException:
+                self.freeze()
+                raise
+            self.length = writer.length
+        self.written_s, self.mtime_ns = now_s, mtime_ns
+        self._table.touch(self)
+        if self.end >= CHUNK_SIZE:
+            self.freeze()
+        return True
+
     async def gone(self) -> None:
         """Wait until it is stored, or can't be."""
         await self._leaving.wait()
@@ -117,16 +159,26 @@ class PendingSlice:
     async def _put(self, at: int, data: memoryview, paid: int) -> None:
         self._charged += paid
         if self._writer is None:
-            inside = min(len(data), len(self._small) - at)
-            if at + len(data) <= self._limit:
-                if inside:
-                    self._small[at : at + inside] = data[:inside]
-                    self._discharge(inside)
-                self._small += data[inside:]
+            if at + len(data) <= self._limit and not self._goes_direct(len(data)):
+                self._put_small(at, data)
                 return
             self._writer = await self._grown()
         self._discharge(self._charged)
         await self._writer.write(data)
+
+    def _goes_direct(self, n: int) -> bool:
+        """Who begins with so much goes on with more: then the bytes are copied once, into the block that leaves. Only
+        if that block is free at once: who waits for one must be somebody who can't do without."""
+        return not self._small and n > self._limit // 2 and self._table.is_comfortable(self._store.block_size)
+
+    def _put_small(self, at: int, data: memoryview) -> None:
+        small = self._small
+        inside = min(len(data), len(small) - at)
+        if inside:
+            small[at : at + inside] = data[:inside]
+            self._discharge(inside)
+            data = data[inside:]
+        small += data
 
     async def _grown(self) -> BlockSliceWriter:
         """Too large to be packed: a real slice that begins with what was gathered."""
@@ -166,11 +218,31 @@ class PendingSlice:
             self._store.budget.release(n)
 
 
-class OpenSlices:
-    """All slices of this process that still take bytes, least recently written first."""
+def finish_now(coro: Coroutine[Any, Any, T]) -> T:
+    """Run what is known not to wait."""
+    try:
+        coro.send(None)
+    except StopIteration as e:
+        result: T = e.value
+        return result
+    coro.close()
+    raise AssertionError("waits although it had room")
 
-    def __init__(self, store: BlockSliceStore) -> None:
+
+class OpenSlices:
+    """All slices of this process that still take bytes, least recently written first; and what is kept of them in case
+    this process dies (`core/vfs/keeper.py`)."""
+
+    def __init__(self, store: BlockSliceStore, keeper: Keeper | None = None) -> None:
         self.store = store
+        self.keeper = keeper or NoKeeper()
+        #: Whether anything is kept at all: most processes have nobody to take over from them.
+        self.keeps = not isinstance(self.keeper, NoKeeper)
+        #: Space that files will need more than now once everything is recorded.
+        self.growth = 0
+        self.lost: list[list[int]] = []  # tokens of bytes whose loss nobody was told yet
+        self._kept = 0
+        self._let_go: asyncio.Future[None] | None = None
         self._slices: OrderedDict[int, PendingSlice] = OrderedDict()
         # What is left is for blocks under way and readers; memory they wait for comes back by itself.
         self._comfortable = store.budget.limit * 3 // 4
@@ -187,6 +259,10 @@ class OpenSlices:
 
     def discard(self, s: PendingSlice) -> None:
         self._slices.pop(id(s), None)
+
+    def is_comfortable(self, n: int) -> bool:
+        """Are n more bytes surely free?"""
+        return self.store.budget.used + n <= self._comfortable
 
     def make_room(self, n: int) -> None:
         """Called before n more bytes are taken: when memory gets short, what was written least recently leaves.
@@ -205,3 +281,44 @@ class OpenSlices:
         for s in list(self._slices.values()):
             if now_s - s.written_s > MAX_IDLE_S or now_s - s.born_s > MAX_AGE_S:
                 s.freeze()
+
+    # -- what outlives this process ----------------------------------------------------------------------------------
+
+    def keep_nowait(self, ino: int, offset: int, data: memoryview, request: int) -> int:
+        """Keep bytes before they are acknowledged; a token, or 0 if there is no room."""
+        token = self.keeper.wrote(ino, offset, data, request)
+        if token:
+            self._kept += 1
+        return token
+
+    async def keep(self, ino: int, offset: int, data: memoryview, request: int) -> int:
+        """The same; without room what is oldest is recorded first. 0: it can't be kept, and nothing else is: the
+        caller must have it recorded before it is acknowledged."""
+        while not (token := self.keep_nowait(ino, offset, data, request)):
+            if not self._kept:
+                return 0
+            freed = 0
+            for s in list(self._slices.values()):
+                s.freeze()
+                freed += s.length
+                if freed >= 2 * len(data):
+                    break
+            if not freed and self.lost:
+                self.release(self.lost.pop(0))  # nobody asks what became of them
+                continue
+            if self._let_go is None:
+                self._let_go = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._let_go)
+        return token
+
+    def release(self, tokens: list[int]) -> None:
+        """Recorded, or their loss was told."""
+        if not tokens:
+            return
+        for token in tokens:
+            self.keeper.recorded(token)
+        self._kept -= len(tokens)
+        tokens.clear()
+        waiting, self._let_go = self._let_go, None
+        if waiting is not None:
+            waiting.set_result(None)

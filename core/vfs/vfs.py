@@ -11,10 +11,9 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-
-import msgspec
 
 from core.chunk.clock import Clock, SystemClock
 from core.chunk.store import BlockSliceStore
@@ -24,8 +23,10 @@ from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.meta import Meta
 from core.meta.records import FILE, Attr
 from core.vfs.handles import Handle, OpenFile
+from core.vfs.keeper import Keeper
+from core.vfs.layouts import LEAST, Layouts
 from core.vfs.pending import OpenSlices
-from core.vfs.state import FileState
+from core.vfs.state import Commits, FileState, Version
 from core.vfs.writer import FLUSH_TIMEOUT_S, FileWriter
 
 log = logging.getLogger("sluice.vfs")
@@ -34,6 +35,8 @@ log = logging.getLogger("sluice.vfs")
 TICK_S: Final = 0.2
 #: Read-ahead of a handle that isn't read any more is given back after this (data-path §9.2).
 STREAM_IDLE_S: Final = 30.0
+#: Closed files of which it is remembered what caches above us hold.
+_MAX_VIEWS: Final = 50_000
 
 
 class VFS:
@@ -41,14 +44,20 @@ class VFS:
 
     def __init__(
         self, meta: Meta, slices: BlockSliceStore, *, clock: Clock | None = None,
-        flush_timeout_s: float = FLUSH_TIMEOUT_S,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S, keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
+        #: Called when somebody else turned out to have changed an open file, before its new attributes are told to
+        #: anybody: forget what you hold of the inode's content. Not called within reads and writes.
+        self.invalidate: Callable[[int], Awaitable[None]] | None = None
+        self.commits = Commits()
+        self.layouts = Layouts(meta)
         self.meta = meta
         self.slices = slices
         self.clock = clock or SystemClock()
         self._flush_timeout_s = flush_timeout_s
         self._files: dict[int, OpenFile] = {}
-        self._table = OpenSlices(slices)
+        self._views: OrderedDict[int, Version] = OrderedDict()
+        self._table = OpenSlices(slices, keeper)
         self._reading: set[Handle] = set()
         self._ticker: asyncio.Task[None] | None = None
 
@@ -71,17 +80,39 @@ class VFS:
         except BaseException:
             await self.meta.closed(ino)
             raise
+        state = handle.file.state
         try:
             if known is not None:
                 if known is file and changes == known.state.changes:
-                    known.state.saw(attr)
+                    known.state.saw(attr)  # what is held of it goes with the answer to this open
                 else:
                     await known.refresh()  # opened or changed by another task meanwhile: whose look is newer?
             if flags & os.O_TRUNC and write:
                 await handle.file.truncate(0, caller, opened=True)
+                if attr.length == 0:
+                    attr = await self.meta.setattr(ino, {"mtime_ns": "now"})  # truncated all the same: open(2)
+                    state.touched(attr)
         except BaseException:
             await handle.release()
             raise
+        handle.keep_cache = state.seen == state.version or not state.length
+        state.seen = state.version
+        return handle
+
+    async def reopen(self, ino: int, flags: int, caller: Caller = ROOT_CALLER) -> Handle:
+        """Open without asking whether it is allowed: somebody has it open already (1 trip). ENOENT, EPERM."""
+        self.meta.opened(ino)
+        try:
+            attr = await self.meta.getattr(ino)
+            if attr.type != FILE:
+                raise FsError(errno.EPERM, f"inode {ino} is no regular file")
+            known = self._files.get(ino)
+            handle = self._handle(ino, attr, flags & ~os.O_TRUNC, caller)
+        except BaseException:
+            await self.meta.closed(ino)
+            raise
+        if known is not None:
+            await known.refresh()
         return handle
 
     async def create(
@@ -97,25 +128,82 @@ class VFS:
                 raise
             return await self.open(e.ino, flags, caller)
         self.meta.opened(ino)
-        return self._handle(ino, attr, flags & ~os.O_TRUNC, caller)
+        return self._created(ino, attr, flags, caller)
+
+    async def tmpfile(
+        self, parent: int, flags: int = os.O_RDWR, mode: int = 0o644, umask: int = 0, caller: Caller = ROOT_CALLER
+    ) -> Handle:
+        """Open a file that has no name (2 trips). Without one it is gone when it is closed, or this client dies."""
+        ino, attr = await self.meta.tmpfile(parent, mode, umask, caller)
+        return self._created(ino, attr, flags, caller)
+
+    def _created(self, ino: int, attr: Attr, flags: int, caller: Caller) -> Handle:
+        handle = self._handle(ino, attr, flags & ~os.O_TRUNC, caller)
+        handle.keep_cache = True
+        handle.file.state.seen = handle.file.state.version
+        return handle
 
     def is_open(self, ino: int) -> bool:
         return ino in self._files
 
+    def file(self, ino: int) -> OpenFile | None:
+        return self._files.get(ino)
+
     async def getattr(self, ino: int) -> Attr:
-        """Fresh attributes (1 trip); the length counts what is buffered here."""
+        """Fresh attributes (1 trip); length and times count what is buffered here."""
+        look = self.layouts.getattr if ino in self.layouts.wanted else None
         file = self._files.get(ino)
         if file is None:
-            return await self.meta.getattr(ino)
-        attr = await file.refresh()
-        return attr if file.length == attr.length else msgspec.structs.replace(attr, length=file.length)
+            return await (look or self.meta.getattr)(ino)
+        return file.view(await file.refresh(look))
+
+    async def looked(self, ino: int, attr: Attr, since: int) -> Attr:
+        """What to tell somebody of attributes that came with a lookup or a listing; `since` is what `commits.count`
+        was before it began. A length that is told must be one that reads reach (0 trips; 1 if we changed the file
+        meanwhile)."""
+        file = self._files.get(ino)
+        if file is None:
+            return attr
+        if file.state.changed_at > since:
+            return await self.getattr(ino)
+        await file.saw(attr)
+        return file.view(attr)
+
+    def looked_nowait(self, ino: int, attr: Attr, since: int) -> Attr | None:
+        """The same if nothing has to be waited for, else None."""
+        file = self._files.get(ino)
+        if file is None:
+            return attr
+        state = file.state
+        if state.changed_at > since or (attr.mtime_ns, attr.length) != state.version:
+            return None
+        state.saw(attr)
+        return file.view(attr)
+
+    def blocks(self, ino: int, attr: Attr) -> int:
+        """512-byte blocks in use, without holes where they are known; see `Layouts`."""
+        file = self._files.get(ino)
+        if file is not None and file.state.blocks is not None:
+            return (attr.length + 511) >> 9
+        return self.layouts.blocks(ino, attr)
+
+    def blocks_known(self, ino: int, attr: Attr) -> bool:
+        """False: a getattr will find out, so nobody should remember what `blocks` said."""
+        if attr.type != FILE or attr.length < LEAST:
+            return True
+        self.blocks(ino, attr)
+        return ino not in self.layouts.wanted
 
     async def setattr(self, ino: int, changes: Mapping[str, Any], caller: Caller = ROOT_CALLER) -> Attr:
         """`Meta.setattr`, after our own writes: recorded later they would overwrite the times that are set."""
         file = self._files.get(ino)
-        if file is not None:
-            await file.settle()
-        return await self.meta.setattr(ino, changes, caller)
+        if file is None:
+            return await self.meta.setattr(ino, changes, caller)
+        await file.settle()
+        attr = await self.meta.setattr(ino, changes, caller)
+        if file.state.touched(attr):
+            await self.invalidated(file)
+        return file.view(attr)
 
     async def truncate(self, ino: int, length: int, caller: Caller = ROOT_CALLER) -> Attr:
         """By inode, without a handle: checks the permission to write."""
@@ -144,7 +232,24 @@ class VFS:
     # -- for handles ------------------------------------------------------------------------------------------------
 
     def new_writer(self, state: FileState) -> FileWriter:
-        return FileWriter(self.meta, state, self._table, self.clock, self._watch, self._flush_timeout_s)
+        def changed(_: int) -> None:
+            if self.invalidate is not None:
+                self.meta.spawn(self.invalidated(self._files.get(state.ino)))
+
+        return FileWriter(self.meta, state, self._table, self.clock, self._watch, self._flush_timeout_s, changed)
+
+    async def invalidated(self, file: OpenFile | None) -> None:
+        """Somebody else changed the file: caches above us forget it. They are right again after that."""
+        if self.invalidate is None or file is None:
+            return
+        version = file.state.version
+        try:
+            await self.invalidate(file.ino)
+        except OSError as e:
+            log.warning("inode %d: what the kernel holds of it can't be invalidated: %s", file.ino, e)
+            return
+        if file.state.version == version:
+            file.state.seen = version
 
     def reading(self, handle: Handle) -> None:
         """The handle may hold read-ahead."""
@@ -171,6 +276,7 @@ class VFS:
                     file.writer = None
             if not file.handles and self._files.get(file.ino) is file:
                 del self._files[file.ino]
+                self._remember(file.state)
             await self.meta.closed(file.ino)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
@@ -178,11 +284,20 @@ class VFS:
     def _handle(self, ino: int, attr: Attr, flags: int, caller: Caller) -> Handle:
         file = self._files.get(ino)
         if file is None:
-            file = self._files[ino] = OpenFile(self, ino, attr)
+            file = self._files[ino] = OpenFile(self, ino, attr, self._views.pop(ino, None))
+            file.state.solid = self.layouts.solid(ino, attr)
         handle = Handle(self, file, flags, caller)
         file.handles.add(handle)
         file.writers += handle.writable
         return handle
+
+    def _remember(self, state: FileState) -> None:
+        if state.blocks is not None:
+            self.layouts.learn(state.ino, state.version, state.blocks)
+        if state.seen is not None:
+            self._views[state.ino] = state.seen
+            if len(self._views) > _MAX_VIEWS:
+                self._views.popitem(last=False)
 
     def _watch(self) -> None:
         if self._ticker is None or self._ticker.done():

@@ -326,12 +326,12 @@ async def test_errors_that_say_what_is_wrong_are_kept_and_the_objects_deleted(cl
     async def refuse(*args: object, **options: object) -> object:
         raise FsError(code, "no")
 
-    real, client.meta.write_slices = client.meta.write_slices, refuse  # type: ignore[method-assign, assignment]
+    real, client.meta.record_slices = client.meta.record_slices, refuse  # type: ignore[method-assign, assignment]
     await h.write(0, noise(3 * BLOCK))
     with pytest.raises(FsError) as e:
         await h.flush()
     assert e.value.errno == code
-    client.meta.write_slices = real  # type: ignore[method-assign]
+    client.meta.record_slices = real  # type: ignore[method-assign]
     await client.idle()
     assert not objects(client).objects
     await h.release()
@@ -344,12 +344,12 @@ async def test_a_commit_that_may_have_happened_keeps_its_objects(client: Client)
         await real(*args, **options)  # type: ignore[arg-type]
         raise ObjectError("connection reset")
 
-    real, client.meta.write_slices = client.meta.write_slices, lost_answer  # type: ignore[method-assign, assignment]
+    real, client.meta.record_slices = client.meta.record_slices, lost_answer  # type: ignore[method-assign, assignment]
     await h.write(0, b"x" * 100)
     with pytest.raises(FsError) as e:
         await h.flush()
     assert e.value.errno == errno.EIO
-    client.meta.write_slices = real  # type: ignore[method-assign]
+    client.meta.record_slices = real  # type: ignore[method-assign]
     await h.release()
     await client.idle()
     async with await client.vfs.open(h.ino) as again:
@@ -358,8 +358,11 @@ async def test_a_commit_that_may_have_happened_keeps_its_objects(client: Client)
 
 async def test_capacity_is_reported(client: Client) -> None:
     h = await new_file(client)
-    client.meta.capacity = 4096
     await h.write(0, noise(BLOCK))
+    client.meta.capacity = 4096
+    with pytest.raises(FsError) as e:
+        await h.write(BLOCK, b"more")  # early: before anything is uploaded
+    assert e.value.errno == errno.ENOSPC
     with pytest.raises(FsError) as e:
         await h.flush()
     assert e.value.errno == errno.ENOSPC
