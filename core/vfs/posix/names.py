@@ -54,8 +54,8 @@ class Names(PosixBase):
                 name = b"."
             elif self.is_trash(parent, name):
                 name = TRASH_NAME
-            if name == b"." and self.is_special_inode(parent):
-                return await self.find_node(parent)
+            if name == b"." and self.internal is not None and self.internal.is_internal(parent):
+                return self.internal.node(parent)
         self.require_length(name)
         ino, attr = await self.meta.lookup(self.real(parent), name, caller)
         if attr.type == FILE and self.vfs.is_open(ino):
@@ -162,10 +162,15 @@ class Names(PosixBase):
         ):
             raise FsError(errno.EINVAL, f"rename flags {flags:#x} are unknown or can't be combined")
         source, target = self.real(parent), self.real(new_parent)
-        if flags & RENAME_WHITEOUT:
-            ino = await rename_with_whiteout(self.meta, source, name, target, new_name, flags, caller)
-        else:
-            ino = await self.meta.rename(source, name, target, new_name, flags, caller)
+        try:
+            if flags & RENAME_WHITEOUT:
+                ino = await rename_with_whiteout(self.meta, source, name, target, new_name, flags, caller)
+            else:
+                ino = await self.meta.rename(source, name, target, new_name, flags, caller)
+        except FsError as e:
+            if e.errno == errno.EPERM and await self._is_inside(target, source, name):
+                raise FsError(errno.EINVAL, f"{show(name)}: a directory can't move below itself") from None
+            raise
         if flags & (RENAME_EXCHANGE | RENAME_WHITEOUT):
             self.entry_replaced(source, name)
         elif source != target or name != new_name:
@@ -175,10 +180,10 @@ class Names(PosixBase):
         self.changed(target)
         self.changed(ino)
 
-    async def find_node(self, ino: int) -> Node:
-        """Attributes of an inode of the mount, special files included (1 trip)."""
-        if self.internal is not None and self.internal.is_internal(ino):
-            return self.internal.node(ino)
-        real = self.real(ino)
-        attr = await self.vfs.getattr(real)
-        return Node(ino, attr, self.blocks(real, attr))
+    async def _is_inside(self, directory: int, parent: int, name: bytes) -> bool:
+        """Does the name lead to this directory or to the one above it? The engine calls that EPERM, Linux EINVAL."""
+        try:
+            ino, _ = await self.meta.lookup(parent, name)
+            return ino == directory or ino == (await self.meta.getattr(directory)).parent
+        except FsError:
+            return False
