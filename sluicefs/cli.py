@@ -34,6 +34,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("Inspection", "Settings, clients and usage of a volume."),
     "info": ("Inspection", "Where the data of a file lies."),
     "summary": ("Inspection", "Space and files of a tree, largest first."),
+    "stats": ("Inspection", "What a mount does, second by second."),
+    "profile": ("Inspection", "Operations of an access log, and their times."),
+    "debug": ("Inspection", "Collect what is needed to find a mount's trouble."),
     "version": ("Inspection", "Version of this program."),
     "serve": ("Service", "Open doors over a volume; --demo makes one to try."),
     "gateway": ("Service", "Serve a volume through the S3 protocol."),
@@ -41,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "cp": ("Utility", "Copy files into, out of or inside a volume."),
     "rm": ("Utility", "Remove files of a volume."),
     "rmr": ("Utility", "Remove whole trees."),
+    "warmup": ("Utility", "Fill the disk cache ahead, empty it, look into it."),
     "clone": ("Utility", "Copy a file or tree without copying its data."),
 }
 _GROUPS: Final = ("Administration", "Inspection", "Service", "Utility")
