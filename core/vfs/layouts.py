@@ -42,7 +42,7 @@ class Layouts:
         """As far as known. An inode about which more can be known becomes `wanted`."""
         whole = (attr.length + 511) >> 9
         if attr.type != FILE or attr.length < LEAST:
-            return whole if attr.type == FILE else 0
+            return whole
         found = self._known.get(ino)
         if found is not None:
             if found[0] == (attr.mtime_ns, attr.length):

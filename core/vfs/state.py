@@ -116,17 +116,21 @@ class FileState:
 
     def resized(self, attr: Attr) -> None:
         """Truncated, or made of other pieces, by us."""
-        self._own_change(attr, False)
+        self._own_change(attr, True)
+        # Whether somebody else changed it just before isn't known, unless nothing is left of that.
+        self.seen = None if attr.length else self.version
         self.forget()
 
     def touched(self, attr: Attr) -> bool:
         """Attributes were set by us, times perhaps. True: the length says that somebody else changed the content."""
         if attr.length != self.length:
             return self.saw(attr)
-        if self.seen == self.version:
-            self.seen = (attr.mtime_ns, attr.length)
         self.attr = attr
-        self._mtime_ns = attr.mtime_ns
+        if attr.mtime_ns != self._mtime_ns:
+            self._mtime_ns = attr.mtime_ns
+            # Whether somebody else changed it just before isn't known, unless nothing is left of that.
+            self.seen = None if attr.length else self.version
+            self.forget()
         return False
 
     def punched(self, start: int) -> None:

@@ -25,7 +25,7 @@ from core.meta.records import FILE, Attr
 from core.vfs.handles import Handle, OpenFile
 from core.vfs.keeper import Keeper
 from core.vfs.layouts import LEAST, Layouts
-from core.vfs.pending import OpenSlices
+from core.vfs.pending import OpenSlices, finish_now
 from core.vfs.state import Commits, FileState, Version
 from core.vfs.writer import FLUSH_TIMEOUT_S, FileWriter
 
@@ -219,6 +219,13 @@ class VFS:
         if file is not None and file.writer is not None:
             await file.writer.flush()
 
+    async def flush_all(self) -> None:
+        """Every file; raises one of the errors after all were tried."""
+        files = [f.writer.flush() for f in self._files.values() if f.writer is not None and f.writer.pending]
+        for result in await asyncio.gather(*files, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
     async def close(self) -> None:
         """Flush and release every handle."""
         for file in list(self._files.values()):
@@ -256,6 +263,23 @@ class VFS:
         self._reading.add(handle)
         self._watch()
 
+    def release_nowait(self, handle: Handle) -> bool:
+        """Release a handle if nothing has to be waited for: nothing pending, no unlinked file to delete."""
+        file = handle.file
+        if handle.released:
+            return True
+        writer = file.writer if handle.writable else None
+        if writer is not None and (writer.pending or writer.failure is not None):
+            return False
+        if file.ino in self.meta.sustained and self.meta.open_files.get(file.ino, 0) < 2:
+            return False
+        handle.released = True
+        handle.close_streams()
+        self._reading.discard(handle)
+        self._forget(handle)
+        finish_now(self.meta.closed(file.ino))
+        return True
+
     async def released(self, handle: Handle) -> None:
         """The handle is closed: its bytes leave, and with the last writer the memory of an error."""
         file = handle.file
@@ -269,14 +293,7 @@ class VFS:
         except FsError as e:
             log.error("%s", e)
         finally:
-            file.handles.discard(handle)
-            if handle.writable:
-                file.writers -= 1
-                if not file.writers:
-                    file.writer = None
-            if not file.handles and self._files.get(file.ino) is file:
-                del self._files[file.ino]
-                self._remember(file.state)
+            self._forget(handle)
             await self.meta.closed(file.ino)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
@@ -290,6 +307,17 @@ class VFS:
         file.handles.add(handle)
         file.writers += handle.writable
         return handle
+
+    def _forget(self, handle: Handle) -> None:
+        file = handle.file
+        file.handles.discard(handle)
+        if handle.writable:
+            file.writers -= 1
+            if not file.writers:
+                file.writer = None
+        if not file.handles and self._files.get(file.ino) is file:
+            del self._files[file.ino]
+            self._remember(file.state)
 
     def _remember(self, state: FileState) -> None:
         if state.blocks is not None:

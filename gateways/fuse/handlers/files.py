@@ -2,50 +2,80 @@
 """Kernel requests on open files: words of the protocol in, `core.vfs.posix.files` does it, replies out.
 
 What can be answered at once is answered by a plain function; only what has to wait becomes a coroutine.
-Source: the kernel's public protocol header (linux/fuse.h), and how it treats O_APPEND and O_DIRECT.
+Source: the kernel's public protocol header (linux/fuse.h), and how it treats O_APPEND and O_DIRECT
+(filesystems/fuse-io).
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import stat
 
-from gateways.fuse.api import Answer, Buffer, Call
-from gateways.fuse.operations import Operations
+from core.errors import FsError
+from core.meta.records import FILE
+from core.vfs.layouts import LEAST
+from core.vfs.posix.nodes import Node
+from gateways.fuse.api import Answer, Buffer, Call, Reply
+from gateways.fuse.handlers import resent
+from gateways.fuse.handlers.translate import Translate, pack
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
     FOPEN_DIRECT_IO,
     FOPEN_KEEP_CACHE,
+    FOPEN_NONSEEKABLE,
     FOPEN_PARALLEL_DIRECT_WRITES,
+    OPEN_KILL_SUIDGID,
     RELEASE_FLOCK_UNLOCK,
+    WRITE_KILL_SUIDGID,
 )
 
-if TYPE_CHECKING:
-    from core.meta.caller import Caller
 
-
-class FileHandlers(Operations):
+class FileHandlers(Translate):
     """Mixin of `PosixOperations`."""
 
-    posix: Any
-    ttl: Any
+    # -- nodes -------------------------------------------------------------------------------------------------------
 
-    def caller(self, call: Call) -> Caller:
-        raise NotImplementedError
+    def entry(self, node: Node) -> bytes:
+        """Attributes whose blocks are a guess aren't kept: the stat that wants them asks."""
+        attr = node.attr
+        if attr.length >= LEAST and attr.type == FILE and not self.posix.blocks_known(self.posix.real(node.ino), attr):
+            return replies.entry(node.ino, pack(node), self.ttl.entry, 0.0)
+        return super().entry(node)
 
-    async def open(self, call: Call, flags: int, open_flags: int) -> Buffer:  # type: ignore[override]
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    async def open(self, call: Call, flags: int, open_flags: int) -> Reply:
         fh, keep = await self.posix.open(call.nodeid, flags, self.caller(call))
-        return replies.opened(fh, _open_flags(flags, keep))
+        if self.posix.is_special_inode(call.nodeid):
+            return replies.opened(fh, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE)
+        if open_flags & OPEN_KILL_SUIDGID:
+            await self.posix.kill_privileges(call.nodeid)
+        return replies.opened(fh, self._open_flags(flags, keep))
 
-    async def create(  # type: ignore[override]
-        self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int
-    ) -> Buffer | tuple[Buffer, ...]:
-        node, fh = await self.posix.create(call.nodeid, name, flags, mode, umask, self.caller(call))
-        entry = self.entry(node)
-        return replies.created(entry, replies.opened(fh, _open_flags(flags, True)))
+    async def create(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
+        caller, umask = self.caller(call), self.umask(umask)
+        try:
+            node, fh = await self.posix.create(call.nodeid, name, flags, mode, umask, caller)
+        except FsError as e:
+            if not call.resent:
+                raise
+            node = await resent.made_file(self.posix, e, call.nodeid, name, stat.S_IMODE(mode), umask, caller)
+            fh, _ = await self.posix.open(node.ino, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), caller)
+        return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, True)))
 
-    def entry(self, node: Any) -> bytes:
-        raise NotImplementedError
+    async def tmpfile(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
+        node, fh = await self.posix.tmpfile(call.nodeid, flags, mode, self.umask(umask), self.caller(call))
+        return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, True)))
+
+    def _open_flags(self, flags: int, keep: bool) -> int:
+        if flags & os.O_DIRECT:
+            return FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
+        if flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY and not self.posix.writeback_cache:
+            # Appended bytes get their place when they are recorded: pages at the kernel's guess would be wrong.
+            return FOPEN_DIRECT_IO
+        return FOPEN_KEEP_CACHE if keep else 0
+
+    # -- reading and writing -----------------------------------------------------------------------------------------
 
     def read(
         self, call: Call, fh: int, offset: int, size: int, read_flags: int, lock_owner: int, flags: int
@@ -56,31 +86,62 @@ class FileHandlers(Operations):
     def write(
         self, call: Call, fh: int, offset: int, data: memoryview, write_flags: int, lock_owner: int, flags: int
     ) -> Answer:  # fmt: skip
-        n = self.posix.write_nowait(fh, call.nodeid, flags, offset, data, call.unique, call.resent)
-        if n is not None:
-            return replies.written(n)
-        return self._write(call, fh, flags, offset, data)
+        if not write_flags & WRITE_KILL_SUIDGID:
+            n = self.posix.write_nowait(fh, call.nodeid, flags, offset, data, call.unique, call.resent)
+            if n is not None:
+                return replies.written(n)
+        return self._write(call, fh, offset, data, write_flags, flags)
 
-    async def _write(self, call: Call, fh: int, flags: int, offset: int, data: memoryview) -> Buffer:
+    async def _write(
+        self, call: Call, fh: int, offset: int, data: memoryview, write_flags: int, flags: int
+    ) -> Buffer:  # fmt: skip
         n = await self.posix.write(fh, call.nodeid, flags, offset, data, call.unique, call.resent)
+        if write_flags & WRITE_KILL_SUIDGID:
+            await self.posix.kill_privileges(call.nodeid)
         return replies.written(n)
 
-    async def flush(self, call: Call, fh: int, lock_owner: int) -> Buffer:  # type: ignore[override]
+    # -- closing -----------------------------------------------------------------------------------------------------
+
+    def flush(self, call: Call, fh: int, lock_owner: int) -> Answer:
+        if self.posix.flush_nowait(fh, call.nodeid, lock_owner):
+            return b""
+        return self._flush(call, fh, lock_owner)
+
+    async def _flush(self, call: Call, fh: int, lock_owner: int) -> Buffer:
         await self.posix.flush(fh, call.nodeid, lock_owner)
         return b""
 
-    async def fsync(self, call: Call, fh: int, datasync: bool) -> Buffer:  # type: ignore[override]
+    async def fsync(self, call: Call, fh: int, datasync: bool) -> Reply:
         await self.posix.fsync(fh, call.nodeid, datasync)
         return b""
 
-    async def release(  # type: ignore[override]
-        self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int
-    ) -> Buffer:
-        await self.posix.release(fh, call.nodeid, lock_owner, bool(release_flags & RELEASE_FLOCK_UNLOCK))
+    def release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Answer:
+        flock = bool(release_flags & RELEASE_FLOCK_UNLOCK)
+        if self.posix.release_nowait(fh, call.nodeid, lock_owner, flock):
+            return b""
+        return self._release(call, fh, lock_owner, flock)
+
+    async def _release(self, call: Call, fh: int, lock_owner: int, flock: bool) -> Buffer:
+        await self.posix.release(fh, call.nodeid, lock_owner, flock)
         return b""
 
+    async def syncfs(self, call: Call) -> Reply:
+        await self.posix.sync()
+        return b""
 
-def _open_flags(flags: int, keep: bool) -> int:
-    if flags & os.O_DIRECT:
-        return FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
-    return FOPEN_KEEP_CACHE if keep else 0
+    # -- without moving data -----------------------------------------------------------------------------------------
+
+    async def fallocate(self, call: Call, fh: int, offset: int, length: int, mode: int) -> Reply:
+        await self.posix.allocate(fh, call.nodeid, mode, offset, length)
+        return b""
+
+    async def lseek(self, call: Call, fh: int, offset: int, whence: int) -> Reply:
+        return replies.lseek(await self.posix.seek(fh, call.nodeid, offset, whence))
+
+    async def copy_file_range(
+        self, call: Call, fh_in: int, off_in: int, nodeid_out: int, fh_out: int, off_out: int, length: int, flags: int
+    ) -> Reply:
+        n = await self.posix.copy_range(
+            fh_in, call.nodeid, off_in, fh_out, nodeid_out, off_out, length, flags
+        )  # fmt: skip
+        return replies.written(n)
