@@ -95,7 +95,7 @@ class Attributes(PosixBase):
         elif attr is None:
             attr = await self.vfs.getattr(real)
         self.changed(real)
-        return await self.node(real, attr)
+        return Node(ino, attr, self.blocks(real, attr))
 
     def _wanted(self, change: Change, caller: Caller) -> dict[str, Any]:
         wanted: dict[str, Any] = {}

@@ -149,8 +149,7 @@ class Directories(PosixBase):
 
     async def _start(self, listing: Listing, ino: int, plus: bool) -> None:
         listing.rewind()
-        now = time.monotonic()
-        limit = listing.page_size
+        limit, asked = listing.page_size, self._now()
         attr, entries = await asyncio.gather(
             self._look(listing.ino), self.meta.readdir(listing.ino, b"", limit, attrs=plus)
         )
@@ -161,7 +160,10 @@ class Directories(PosixBase):
             raise FsError(errno.ENOTDIR, f"inode {ino} is no directory")
         self.meta.note_access(listing.ino, attr)
         listing.fixed = self._fixed_entries(ino, attr)
-        listing.loaded(b"", entries, limit, plus, now)
+        listing.loaded(b"", entries, limit, plus, asked)
+
+    def _now(self) -> tuple[float, int]:
+        return time.monotonic(), self.vfs.commits.count
 
     async def _look(self, ino: int) -> Attr | None:
         try:
@@ -172,9 +174,9 @@ class Directories(PosixBase):
             return None
 
     async def _load(self, listing: Listing, after: bytes, plus: bool) -> None:
-        now, limit = time.monotonic(), listing.page_size
+        limit, asked = listing.page_size, self._now()
         entries = await self.meta.readdir(listing.ino, after, limit, attrs=plus)
-        listing.loaded(after, entries, limit, plus, now)
+        listing.loaded(after, entries, limit, plus, asked)
 
     async def _find(self, listing: Listing, offset: int) -> bytes:
         """The name after which a listing goes on at a position that isn't at hand."""
@@ -218,17 +220,22 @@ class Directories(PosixBase):
 
     def _entries(self, listing: Listing, index: int, plus: bool) -> Iterator[Listed]:
         entries, first, dead, touched = listing.entries, listing.first, listing.dead, listing.touched
+        since = listing.since
         for at in range(index, len(entries)):
             e = entries[at]
             if e.name in dead:
                 continue
             yield Listed(
                 e.name, self.shown(e.ino), _DT.get(e.type, 0), position(first + at, e.name),
-                self._listed_node(e, touched) if plus else None,
+                self._listed_node(e, touched, since) if plus else None,
             )  # fmt: skip
 
-    def _listed_node(self, e: DirEntry, touched: set[int]) -> Node | None:
+    def _listed_node(self, e: DirEntry, touched: set[int], since: int) -> Node | None:
         attr = e.attr
-        if attr is None or e.ino in touched or (attr.type == FILE and self.vfs.is_open(e.ino)):
+        if attr is None or e.ino in touched:
             return None  # the kernel asks for it
+        if attr.type == FILE:
+            attr = self.vfs.looked_nowait(e.ino, attr, since)
+            if attr is None:
+                return None
         return Node(self.shown(e.ino), attr, self.blocks(e.ino, attr))

@@ -58,7 +58,7 @@ class Listing:
 
     __slots__ = (
         "after", "complete", "dead", "entries", "first", "fixed", "gone", "ino", "loads", "next_ordinal", "pages",
-        "plus", "read_at", "touched",
+        "plus", "read_at", "since", "touched",
     )  # fmt: skip
 
     def __init__(self, ino: int) -> None:
@@ -82,6 +82,7 @@ class Listing:
         self.complete = False  # nothing comes after them
         self.plus = False  # they have attributes
         self.read_at = 0.0
+        self.since = 0  # the VFS's own changes at that time
         self.dead: set[bytes] = set()  # removed since
         self.touched: set[int] = set()  # inodes whose attributes changed since
 
@@ -91,8 +92,10 @@ class Listing:
     def page_size(self) -> int:
         return PAGES[min(self.loads, len(PAGES) - 1)]
 
-    def loaded(self, after: bytes, entries: Sequence[DirEntry], limit: int, plus: bool, now_s: float) -> None:
-        """A page was read; `now_s` is when it was asked for."""
+    def loaded(
+        self, after: bytes, entries: Sequence[DirEntry], limit: int, plus: bool, asked: tuple[float, int]
+    ) -> None:
+        """A page was read. asked: time, and the VFS's own changes, when it was asked for."""
         self.forget()
         self.entries = entries
         self.after = after
@@ -100,7 +103,7 @@ class Listing:
         self.next_ordinal += len(entries)
         self.complete = len(entries) < limit
         self.plus = plus
-        self.read_at = now_s
+        self.read_at, self.since = asked
         self.loads += 1
         if entries:
             self.pages.append(Page(self.first, after, [e.name for e in entries]))

@@ -57,10 +57,9 @@ class Names(PosixBase):
             if name == b"." and self.internal is not None and self.internal.is_internal(parent):
                 return self.internal.node(parent)
         self.require_length(name)
+        since = self.vfs.commits.count
         ino, attr = await self.meta.lookup(self.real(parent), name, caller)
-        if attr.type == FILE and self.vfs.is_open(ino):
-            return await self.node(ino, attr)
-        return Node(self.shown(ino), attr, self.blocks(ino, attr))
+        return await self.node(ino, attr, since)
 
     async def readlink(self, ino: int) -> bytes:
         return await self.meta.readlink(self.real(ino))
@@ -105,12 +104,13 @@ class Names(PosixBase):
         if self.is_special(parent, name):
             raise FsError(errno.EPERM, f"{show(name)}: is a special name of every mount's root")
         above = self.real(parent)
+        since = self.vfs.commits.count
         attr = await self.meta.link(ino, above, name, caller)
         if attr.nlink == 1:
             attr = await self._first_name(ino, above, attr)
         self.changed(above)
         self.changed(ino)
-        return await self.node(ino, attr)
+        return await self.node(ino, attr, since)
 
     async def _first_name(self, ino: int, parent: int, attr: Attr) -> Attr:
         """A file that had lost its last name has one again: its parent is this directory, as of a new file. The engine

@@ -11,13 +11,12 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-import msgspec
-
 from core.errors import FsError
 from core.meta.base import show
 from core.meta.meta import Meta
 from core.meta.records import DIRECTORY, FILE, MAX_NAME, ROOT, TRASH, TRASH_NAME, Attr
 from core.vfs.keeper import Keeper, NoKeeper
+from core.vfs.layouts import LEAST
 from core.vfs.posix.config import PosixConfig
 from core.vfs.vfs import VFS
 
@@ -79,13 +78,20 @@ class PosixBase:
 
     def blocks(self, ino: int, attr: Attr) -> int:
         """512-byte blocks in use, as far as that can be told without asking anybody; ino is real."""
-        return (attr.length + 511) >> 9
+        return self.vfs.blocks(ino, attr) if attr.type == FILE else (attr.length + 511) >> 9
 
-    async def node(self, ino: int, attr: Attr) -> Node:
-        """The node of a real inode whose attributes were just read."""
-        if attr.type == FILE and self.vfs.is_open(ino):
-            attr = await self.vfs.getattr(ino)
+    async def node(self, ino: int, attr: Attr, since: int | None = None) -> Node:
+        """The node of a real inode whose attributes were read after `vfs.commits.count` was `since`; None: they are
+        the VFS's own answer, which counts what is buffered."""
+        if since is not None and attr.type == FILE:
+            seen = self.vfs.looked_nowait(ino, attr, since)
+            attr = await self.vfs.looked(ino, attr, since) if seen is None else seen
         return Node(self.shown(ino), attr, self.blocks(ino, attr))
+
+    def is_settled(self, node: Node) -> bool:
+        """False: looking again would tell more (how much of a large file are holes), so nobody should remember it."""
+        attr = node.attr
+        return attr.type != FILE or attr.length < LEAST or self.vfs.blocks_known(node.ino, attr)
 
     # -- rules -------------------------------------------------------------------------------------------------------
 
@@ -152,8 +158,4 @@ class PosixBase:
                 listing.touched.add(ino)
 
 
-def with_length(attr: Attr, length: int) -> Attr:
-    return attr if length == attr.length else msgspec.structs.replace(attr, length=length)
-
-
-__all__ = ["DIRECTORY", "FILE", "PREFIX", "ROOT", "TRASH", "Node", "PosixBase", "SpecialFiles", "with_length"]
+__all__ = ["DIRECTORY", "FILE", "PREFIX", "ROOT", "TRASH", "Node", "PosixBase", "SpecialFiles"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from typing import Final
 
 from core.errors import FsError
 from core.vfs.posix.directories import Listed
@@ -14,6 +15,8 @@ from gateways.fuse.api import Answer, Buffer, Call
 from gateways.fuse.handlers.translate import Translate, pack
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
+
+_DT_DIR: Final = 4
 
 
 class DirectoryHandlers(Translate):
@@ -50,12 +53,14 @@ class DirectoryHandlers(Translate):
         attr_ttl = max(0.0, ttl.attr - age)
         file_ttl, dir_ttl = max(0.0, ttl.entry - age), max(0.0, ttl.dir_entry - age)
         out = replies.DirBuffer(size)
-        none = True
+        none, settled = True, self.posix.is_settled
         for name, ino, kind, next_offset, node in found:
             if node is None:
                 entry = replies.NO_ENTRY
             else:
-                entry = replies.entry(ino, pack(node), dir_ttl if kind == 4 else file_ttl, attr_ttl)
+                entry = replies.entry(
+                    ino, pack(node), dir_ttl if kind == _DT_DIR else file_ttl, attr_ttl if settled(node) else 0.0
+                )
             if not out.add_plus(entry, ino, next_offset, kind, name):
                 if none:
                     raise FsError(errno.EINVAL, f"a listing with room for {size} bytes has none for one entry")

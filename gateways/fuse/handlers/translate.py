@@ -10,7 +10,7 @@ import stat
 from typing import Final, NamedTuple
 
 from core.meta.caller import Caller
-from core.meta.records import INTERNAL_BASE, TRASH, Attr
+from core.meta.records import DIRECTORY, INTERNAL_BASE, TRASH, Attr
 from core.vfs.posix.nodes import Node
 from core.vfs.posix.posix import Posix
 from gateways.fuse.api import Call
@@ -79,11 +79,14 @@ class Translate(Operations):
         if INTERNAL_BASE <= ino < TRASH:
             return replies.entry(ino, pack(node), INTERNAL_TTL_S, INTERNAL_TTL_S)
         ttl = self.ttl
-        return replies.entry(ino, pack(node), ttl.dir_entry if a.type == 2 else ttl.entry, ttl.attr)
+        return replies.entry(
+            ino, pack(node), ttl.dir_entry if a.type == DIRECTORY else ttl.entry,
+            ttl.attr if self.posix.is_settled(node) else 0.0,
+        )  # fmt: skip
 
     def attr(self, node: Node) -> bytes:
         """fuse_attr_out."""
-        return replies.attr(pack(node), self.ttl.attr)
+        return replies.attr(pack(node), self.ttl.attr if self.posix.is_settled(node) else 0.0)
 
 
 def pack(node: Node) -> bytes:
