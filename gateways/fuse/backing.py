@@ -2,63 +2,66 @@
 """Copies of small files that the kernel reads by itself, and how it is told about them.
 
 The kernel reads a backing file to its very end and maps it into memory, so a cache file with checksums behind its data
-can't be one, nor can anything that may still have to change: descriptors that read it can't be called back. Each inode
-that is read this way gets a file of its own with exactly its bytes, brought up to date when the inode changes.
+can't be one, nor can anything that others rely on: descriptors that read it can't be called back, and who has one open
+for writing may store into its pages. Each inode that is read this way gets a file of its own with exactly its bytes.
 Source: the kernel's documentation (filesystems/fuse-passthrough, fuse-io) and public protocol header (7.40).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 from core.chunk.store import BlockSliceStore
 from core.meta.records import CHUNK_SIZE, Slice
 from core.meta.slices import clip, flatten
+from core.object.api import Buffer
 from core.vfs.handles import OpenFile
 
 # _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, u32). The map: i32 fd | u32 flags | u64 padding.
 _BACKING_OPEN: Final = 0x4010E501
 _BACKING_CLOSE: Final = 0x4004E502
 _MAP: Final = struct.Struct("=iIQ")
-#: Read and written at once while a copy is made.
+#: Read, compared and written at once.
 _STEP: Final = 4 << 20
+_PAGE: Final = 4096
+
+T = TypeVar("T")
 
 
-class Backing:
-    """A backing file that the kernel knows by `id`. `close` makes it forget the number; open descriptors go on."""
+def open_backing(device: int, fd: int) -> int:
+    """The kernel's number for a file. OSError: EPERM without CAP_SYS_ADMIN, ELOOP on a stacked file system."""
+    # Of mutable bytes ioctl() gives the result, of others the bytes.
+    number: int = fcntl.ioctl(device, _BACKING_OPEN, bytearray(_MAP.pack(fd, 0, 0)))
+    return number
 
-    def __init__(self, device: int, fd: int) -> None:
-        """Raises OSError: EPERM without CAP_SYS_ADMIN, ELOOP where `fd` lies on a stacked file system."""
-        self._device = device
-        self.id = fcntl.ioctl(device, _BACKING_OPEN, _MAP.pack(fd, 0, 0))
 
-    def close(self) -> None:
-        try:
-            fcntl.ioctl(self._device, _BACKING_CLOSE, struct.pack("=I", self.id))
-        except OSError:
-            pass  # the connection is gone, and the number with it
+def close_backing(device: int, number: int) -> None:
+    """The number is forgotten; open descriptors go on."""
+    with contextlib.suppress(OSError):  # the connection is gone, and the number with it
+        fcntl.ioctl(device, _BACKING_CLOSE, bytearray(struct.pack("=I", number)))
 
 
 class Mirror:
-    """A file with the content of one inode. `update` is called when that may have changed."""
+    """A file with the content of one inode. `update` is called when the inode may have changed."""
 
-    def __init__(self, slices: BlockSliceStore, threads: Executor, folder: str | None) -> None:
+    def __init__(self, fd: int, slices: BlockSliceStore, threads: Executor) -> None:
+        """fd: of an empty file, or of one with unknown content, for reading and writing; closed by `close`."""
+        self.fd = fd
+        self.length = 0
         self._slices = slices
         self._threads = threads
         self._turn = asyncio.Lock()
         self._flat: dict[int, list[Slice]] = {}
-        self.length = 0
-        # Without a name: it goes with its last user, whatever happens to us.
-        self.fd = _unnamed(folder)
 
     async def update(self, file: OpenFile) -> None:
         """Make it equal to the inode, as this process knows it. Only what differs is copied."""
@@ -67,19 +70,33 @@ class Mirror:
             state = file.state
             while True:
                 generation, length = state.generation, state.length
-                flat = {
-                    index: flatten(await state.records(index)) for index in range(-(-length // CHUNK_SIZE))
-                }  # fmt: skip
-                # Shorter first: what is cut off and written again must not shine through.
+                indexes = range(-(-length // CHUNK_SIZE))
+                flat = {index: flatten(await state.records(index)) for index in indexes}
+                # Shorter first: what is cut off and comes again as a hole must not shine through.
                 if length < self.length:
                     os.ftruncate(self.fd, length)
+                    self.length = length
                 for index, pieces in flat.items():
                     await self._copy(index, pieces, min(CHUNK_SIZE, length - index * CHUNK_SIZE))
-                if length > self.length:
-                    os.ftruncate(self.fd, length)
+                os.ftruncate(self.fd, length)
                 self._flat, self.length = flat, length
                 if generation == state.generation:
                     return
+
+    async def stored(self) -> list[tuple[int, Buffer]]:
+        """What was stored into it through mappings since it was copied: offset and bytes, page by page."""
+        out: list[tuple[int, Buffer]] = []
+        async with self._turn:
+            for at in range(0, self.length, _STEP):
+                n = min(_STEP, self.length - at)
+                known = await self._known(at, n)
+                now = await self._run(os.pread, self.fd, n, at)
+                if now == known:
+                    continue
+                for page in range(0, n, _PAGE):
+                    if now[page : page + _PAGE] != known[page : page + _PAGE]:
+                        out.append((at + page, now[page : page + _PAGE]))
+        return out
 
     def busy(self) -> bool:
         """Has anybody but us a descriptor or a mapping? The kernel gives a write lease to a file's only user."""
@@ -95,22 +112,35 @@ class Mirror:
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+
     async def _copy(self, index: int, pieces: list[Slice], length: int) -> None:
         """Bring `length` bytes of a chunk over, as far as they differ from what was copied before."""
         base = index * CHUNK_SIZE
         have = max(0, min(CHUNK_SIZE, self.length - base))
         old = clip(self._flat.get(index, ()), 0, have)
-        for at, end, piece in _changed(old, clip(pieces, 0, length)):
-            while at < end:
-                n = min(end - at, _STEP)
-                if piece.id:
-                    data = await self._slices.read(piece.id, piece.size, piece.off + at - piece.pos, n)
-                    await asyncio.get_running_loop().run_in_executor(self._threads, _write, self.fd, data, base + at)
-                elif at < have:  # what lies behind the copy's end is a hole already
-                    await asyncio.get_running_loop().run_in_executor(
-                        self._threads, _write, self.fd, bytes(min(end, have) - at), base + at
-                    )
-                at += n
+        for start, end, piece in _changed(old, clip(pieces, 0, length)):
+            if not piece.id:
+                end = min(end, have)  # what lies behind the copy's end is a hole already
+            for at in range(start, end, _STEP):
+                data = await self._bytes(piece, at, min(end - at, _STEP))
+                await self._run(_write, self.fd, data, base + at)
+
+    async def _bytes(self, piece: Slice, at: int, n: int) -> Buffer:
+        if not piece.id:
+            return bytes(n)
+        return await self._slices.read(piece.id, piece.size, piece.off + at - piece.pos, n)
+
+    async def _known(self, offset: int, n: int) -> bytes:
+        parts: list[Buffer] = []
+        while n:
+            index, pos = divmod(offset, CHUNK_SIZE)
+            end = min(pos + n, CHUNK_SIZE)
+            for piece in clip(self._flat.get(index, ()), pos, end):
+                parts.append(await self._bytes(piece, piece.pos, piece.length))
+            offset, n = offset + end - pos, n - (end - pos)
+        return b"".join(parts)
 
 
 def _changed(old: Sequence[Slice], new: Sequence[Slice]) -> list[tuple[int, int, Slice]]:
@@ -127,10 +157,7 @@ def _changed(old: Sequence[Slice], new: Sequence[Slice]) -> list[tuple[int, int,
             continue
         before = old[i] if i < len(old) and old[i].pos <= start else None
         if before is None or _source(before, start) != _source(new[j], start):
-            if out and out[-1][1] == start and out[-1][2] is new[j]:
-                out[-1] = (out[-1][0], end, new[j])
-            else:
-                out.append((start, end, new[j]))
+            out.append((start, end, new[j]))
     return out
 
 
@@ -138,18 +165,55 @@ def _source(piece: Slice, at: int) -> tuple[int, int]:
     return (piece.id, piece.off + at - piece.pos) if piece.id else (0, 0)
 
 
-def _write(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+def _write(fd: int, data: Buffer, offset: int) -> None:
     view = memoryview(data)
     while view:
         n = os.pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
 
 
-def _unnamed(folder: str | None) -> int:
-    folder = folder or tempfile.gettempdir()
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:  # the file system can't
-        fd, path = tempfile.mkstemp(prefix=".sluice-backing-", dir=folder)
-        os.unlink(path)
-        return fd
+class Place:
+    """Where copies are kept. With a folder of the mount's own they have names, `<inode>.<number>`, by which a later
+    process finds what an earlier one passed through; without one they vanish with this process."""
+
+    def __init__(self, folder: str | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            os.makedirs(folder, 0o700, exist_ok=True)
+
+    def new(self) -> int:
+        folder = self.folder or tempfile.gettempdir()
+        try:
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # the file system can't
+            fd, path = tempfile.mkstemp(prefix=".copy-", dir=folder)
+            os.unlink(path)
+            return fd
+
+    def name(self, fd: int, ino: int, number: int) -> None:
+        """A later process will find it. The descriptor's own link works for root without any name before."""
+        if self.folder is not None:
+            os.link(f"/proc/self/fd/{fd}", self._path(ino, number), follow_symlinks=True)
+
+    def unname(self, ino: int, number: int) -> None:
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(ino, number))
+
+    def named(self) -> list[tuple[int, int, int]]:
+        """(inode, number, descriptor) of what an earlier process left."""
+        found = []
+        for name in os.listdir(self.folder) if self.folder is not None else ():
+            ino, _, number = name.partition(".")
+            if ino.isdigit() and number.isdigit():
+                fd = os.open(self._path(int(ino), int(number)), os.O_RDWR | os.O_CLOEXEC)
+                found.append((int(ino), int(number), fd))
+        return found
+
+    def clear(self) -> None:
+        for name in os.listdir(self.folder) if self.folder is not None else ():
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.folder}/{name}")
+
+    def _path(self, ino: int, number: int) -> str:
+        return f"{self.folder}/{ino}.{number}"

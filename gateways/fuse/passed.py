@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which inodes the kernel reads by itself, and everything that keeps what it reads right.
+
+What the kernel demands, and what follows (filesystems/fuse-passthrough, fuse-io; tried on 6.18):
+- Ordinary and passthrough descriptors of one inode exclude each other: the open fails with EIO, a direct one as well
+  unless it names the same backing file. So from the first passthrough descriptor of an inode to the last, all are:
+  readers read the copy, writers are direct, so that every write comes to us.
+- A descriptor reads its backing file for ever, and a mapping outlives the descriptor without a word to us. So the copy
+  is brought up to date with every change until nobody has it open: ours before they are answered, others' before the
+  kernel hears of them. What a writer stores through a mapping is found by comparing, when it flushes, syncs or closes,
+  and once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from core.errors import FsError
+from core.meta.records import CHUNK_SIZE
+from core.meta.slices import pieces_for
+from core.vfs.handles import Handle, OpenFile
+from gateways.fuse.backing import Mirror, Place, close_backing, open_backing
+from gateways.fuse.wire.constants import FOPEN_DIRECT_IO, FOPEN_PASSTHROUGH
+
+log = logging.getLogger("sluice.fuse")
+
+#: Shorter files are read by one or two requests; the calls of a passthrough open cost as much.
+MIN_LENGTH: Final = 64 << 10
+#: Copies that nobody has open are kept for the next open.
+KEPT_BYTES: Final = 256 << 20
+#: Others' changes are looked for this often, seldomer in files that haven't changed for long.
+LOOK_S: Final = 1.0
+LOOK_MAX_S: Final = 30.0
+
+_OFF: Final = (errno.EPERM, errno.ENOTTY, errno.ELOOP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Passed:
+    """One inode that the kernel reads by itself, or will as soon as `ready` says so."""
+
+    def __init__(self, mirror: Mirror, file: OpenFile, number: int = 0) -> None:
+        self.mirror = mirror
+        self.file = file  # lives as long as one of `users`, or `held`, is open
+        self.number = number  # of the backing file
+        self.users: set[int] = set()
+        self.writers: set[int] = set()
+        self.stores = False  # somebody may have mapped it for writing
+        self.held: Handle | None = None  # ours, while only mappings are left
+        self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.told = (-1, 0, 0)  # length and mtime that the copy is known to go with
+        self.look_s = 0.0
+
+
+class PassedFiles:
+    """posix: whose `vfs`, `handles` and `keeper` are used. device: descriptor of /dev/fuse. folder: see `Place`."""
+
+    def __init__(self, posix: Any, device: int, folder: str | None = None) -> None:
+        self.on = True
+        self._posix = posix
+        self._device = device
+        self._place = Place(folder)
+        self._table: dict[int, Passed] = {}
+        self._kept: OrderedDict[int, Mirror] = OrderedDict()
+        self._kept_bytes = 0
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="sluice-passthrough")
+        self._ticker: asyncio.Task[None] | None = None
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def reads_copy(self, ino: int) -> Mirror | None:
+        """What a direct descriptor reads, too: stores through mappings are there first."""
+        passed = self._table.get(ino)
+        return passed.mirror if passed is not None and passed.stores else None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def resume(self) -> None:
+        """After an earlier process: go on with what it passed through."""
+        users: dict[int, set[int]] = {}
+        writers: dict[int, set[int]] = {}
+        for kept in self._posix.keeper.handles():
+            if not kept.directory:
+                users.setdefault(kept.ino, set()).add(kept.fh)
+                if kept.flags & os.O_ACCMODE != os.O_RDONLY:
+                    writers.setdefault(kept.ino, set()).add(kept.fh)
+        for ino, number, fd in self._place.named():
+            mirror = Mirror(fd, self._posix.vfs.slices, self._threads)
+            if ino not in users and not mirror.busy():
+                self._forget(ino, number)
+                mirror.close()
+                continue
+            # Before anything waits: who opens it now must find it here.
+            held: Handle = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
+            passed = self._table[ino] = Passed(mirror, held.file, number)
+            passed.users, passed.writers, passed.held = users.get(ino, set()), writers.get(ino, set()), held
+            passed.stores = bool(passed.writers)
+            passed.ready.set_result(True)
+            await self.update(ino)
+        self._watch()
+
+    def start_afresh(self) -> None:
+        """A new mount: what lies in the folder belongs to nobody."""
+        self._place.clear()
+
+    def close(self) -> None:
+        """Give the copies up. Descriptors that read them go on, for good or until a later process resumes."""
+        self.on = False
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for mirror in [*self._kept.values(), *(p.mirror for p in self._table.values())]:
+            mirror.close()
+        self._kept.clear()
+        self._table.clear()
+        self._threads.shutdown(wait=False)
+
+    # -- opening and closing ----------------------------------------------------------------------------------------
+
+    async def opened(self, ino: int, fh: int, flags: int, how: int) -> tuple[int, int]:
+        """Flags of the answer for a descriptor that was just opened, and the number of its backing file."""
+        reads = flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY
+        passed = self._table.get(ino)
+        if passed is None and reads and not how & FOPEN_DIRECT_IO:
+            passed = self._begin(ino, fh)
+            if passed is not None:
+                await self._prepare(ino, passed)
+        if passed is None or not await asyncio.shield(passed.ready):
+            return how, 0
+        held, passed.held = passed.held, None
+        passed.users.add(fh)
+        if held is not None:
+            await held.release()
+        if not reads:
+            passed.writers.add(fh)
+            passed.stores = True
+            if flags & os.O_TRUNC:
+                await self.update(ino)
+        direct = FOPEN_DIRECT_IO if how & FOPEN_DIRECT_IO or not reads else 0
+        return FOPEN_PASSTHROUGH | direct, passed.number
+
+    async def closing(self, ino: int, fh: int) -> None:
+        """Before the handle of a descriptor is released."""
+        passed = self._table.get(ino)
+        if passed is None or fh not in passed.users:
+            return
+        await self.collect(ino)
+        if passed.users == {fh} and passed.held is None and passed.mirror.busy():
+            flags = os.O_RDWR if passed.stores else os.O_RDONLY
+            with contextlib.suppress(OSError):
+                passed.held = await self._posix.vfs.open(self._posix.real(ino), flags)
+        passed.users.discard(fh)
+        passed.writers.discard(fh)
+        if not passed.users and passed.held is None:
+            self._end(ino, passed)
+        elif not passed.users:
+            self._watch()
+
+    # -- changes ----------------------------------------------------------------------------------------------------
+
+    async def update(self, ino: int) -> None:
+        """The inode may have changed: the copy must, too."""
+        passed = self._table.get(ino)
+        if passed is None or not await asyncio.shield(passed.ready):
+            return
+        passed.told = (-1, 0, 0)
+        try:
+            await passed.mirror.update(passed.file)
+        except FsError as e:
+            # Readers keep what they had, as pages in memory would; the next change tries again.
+            log.error("inode %d: who reads it by passthrough sees what it was before: %s", ino, e)
+
+    async def noticed(self, ino: int, length: int, mtime_s: int, mtime_ns: int) -> None:
+        """The kernel is about to hear of these attributes: what it reads by itself must go with them."""
+        passed = self._table.get(ino)
+        if passed is not None and passed.told != (length, mtime_s, mtime_ns):
+            await self.update(ino)
+            passed.told = (length, mtime_s, mtime_ns)
+
+    async def collect(self, ino: int) -> None:
+        """Take over what was stored through mappings."""
+        passed = self._table.get(ino)
+        if passed is None or not passed.stores or not passed.ready.done():
+            return
+        found = await passed.mirror.stored()
+        if not found:
+            return
+        handle = passed.held or next((self._posix.handles.get(fh) for fh in passed.writers), None)
+        if handle is None or not handle.writable:
+            handle = passed.held = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
+        for offset, data in found:
+            await passed.file.for_writing().write(offset, data)
+        await handle.flush()
+        await self.update(ino)
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, ino: int, fh: int) -> Passed | None:
+        """May this descriptor, the inode's only one, be passed through? No await: nobody else may open it meanwhile."""
+        handle = self._posix.handles.get(fh)
+        if not self.on or not isinstance(handle, Handle) or len(handle.file.handles) != 1:
+            return None
+        file = handle.file
+        if file.writer is not None or not MIN_LENGTH <= file.length <= self._posix.vfs.slices.block_size:
+            return None
+        mirror = self._kept.pop(ino, None)
+        if mirror is not None:
+            self._kept_bytes -= mirror.length
+        else:
+            try:
+                mirror = Mirror(self._place.new(), self._posix.vfs.slices, self._threads)
+            except OSError as e:
+                log.warning("passthrough is off: no files can be made in %s: %s", self._place.folder, e.strerror)
+                self.on = False
+                return None
+        passed = self._table[ino] = Passed(mirror, file)
+        return passed
+
+    async def _prepare(self, ino: int, passed: Passed) -> None:
+        """Fill the copy and tell the kernel; `ready` says whether that went well."""
+        try:
+            if await self._at_hand(passed.file):
+                await passed.mirror.update(passed.file)
+                passed.number = open_backing(self._device, passed.mirror.fd)
+                self._place.name(passed.mirror.fd, ino, passed.number)
+                passed.ready.set_result(True)
+                self._watch()
+        except FsError as e:
+            log.debug("inode %d is not passed through: %s", ino, e)
+        except OSError as e:
+            if e.errno in _OFF and not passed.number:
+                log.warning("passthrough is off: the kernel takes no file of %s: %s", self._place.folder, e.strerror)
+                self.on = False
+        finally:
+            if not passed.ready.done():
+                passed.ready.set_result(False)
+                self._end(ino, passed)
+
+    async def _at_hand(self, file: OpenFile) -> bool:
+        """Is every byte here, so that a copy costs no download?"""
+        slices = self._posix.vfs.slices
+        for piece in pieces_for(await file.state.records(0), 0, min(file.state.length, CHUNK_SIZE)):
+            if not piece.id:
+                continue
+            n = min(piece.size, slices.block_size)
+            here = slices.local_range(piece.id, piece.size, piece.off, piece.length) is not None
+            here = here or (slices.cache is not None and piece.size == n and slices.cache.has((piece.id, 0, n)))
+            if not here and slices.read_cached(piece.id, piece.size, piece.off, piece.length) is None:
+                return False
+        return True
+
+    def _end(self, ino: int, passed: Passed) -> None:
+        if self._table.get(ino) is passed:
+            del self._table[ino]
+        if passed.number:
+            self._forget(ino, passed.number)
+        self._kept[ino] = passed.mirror
+        self._kept_bytes += passed.mirror.length
+        while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_BYTES // MIN_LENGTH:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= oldest.length
+            oldest.close()
+
+    def _forget(self, ino: int, number: int) -> None:
+        close_backing(self._device, number)
+        self._place.unname(ino, number)
+
+    def _watch(self) -> None:
+        if self._table and (self._ticker is None or self._ticker.done()):
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        """Other clients' changes of what is read without asking us; mappings that are gone."""
+        while self._table:
+            await asyncio.sleep(LOOK_S)
+            now = time.time()
+            for ino, passed in list(self._table.items()):
+                if not passed.ready.done():
+                    continue
+                try:
+                    await self._look(ino, passed, now)
+                except (FsError, OSError) as e:
+                    log.debug("inode %d: %s", ino, e)
+
+    async def _look(self, ino: int, passed: Passed, now: float) -> None:
+        await self.collect(ino)
+        held = passed.held
+        if held is not None and not passed.mirror.busy():
+            passed.held = None
+            if not passed.users:
+                self._end(ino, passed)
+            await held.release()
+        elif passed.look_s <= now:
+            attr = await self._posix.vfs.getattr(self._posix.real(ino))
+            passed.look_s = now + min(max(LOOK_S, (now - attr.mtime_ns / 1e9) / 10), LOOK_MAX_S)
+            await self.noticed(ino, attr.length, *divmod(attr.mtime_ns, 1_000_000_000))
