@@ -28,16 +28,21 @@ _DIRENT_NAMELEN: Final = struct.Struct("=I")
 
 
 class PassthroughHandlers(Operations):
-    """Mixin. Nothing is passed through before `pass_through`."""
+    """Mixin. Nothing is passed through before `attach`."""
 
     posix: Any
     passed: PassedFiles | None = None
 
-    def pass_through(self, device: int, folder: str | None = None) -> PassedFiles:
+    def attach(self, device: int, folder: str | None = None) -> PassedFiles:
         """device: descriptor of /dev/fuse. folder: a place of this mount's own, if another process may take it over;
         that one calls `resume`, the first one `start_afresh`."""
         self.passed = PassedFiles(self.posix, device, folder)
         return self.passed
+
+    def destroy(self) -> None:
+        if self.passed is not None:
+            self.passed.close()
+        super().destroy()
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 
