@@ -50,18 +50,18 @@ class PassthroughHandlers(Operations):
         answer = super().open(call, flags, open_flags)
         if self.passed is None or (flags & os.O_ACCMODE and not self.passed):
             return answer
-        return self._opened(call.nodeid, flags, answer)
+        return self._pass_opened(call.nodeid, flags, answer)
 
     def create(
         self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int
     ) -> Answer:  # fmt: skip
         answer = super().create(call, name, flags, mode, umask, open_flags)
-        return self._created(flags, answer) if self.passed else answer
+        return self._pass_created(flags, answer) if self.passed else answer
 
     def release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Answer:
         if self.passed is None or call.nodeid not in self.passed:
             return super().release(call, fh, flags, release_flags, lock_owner)
-        return self._release(call, fh, flags, release_flags, lock_owner)
+        return self._pass_release(call, fh, flags, release_flags, lock_owner)
 
     # -- data -------------------------------------------------------------------------------------------------------
 
@@ -78,59 +78,61 @@ class PassthroughHandlers(Operations):
         self, call: Call, fh: int, offset: int, data: memoryview, write_flags: int, lock_owner: int, flags: int
     ) -> Answer:  # fmt: skip
         answer = super().write(call, fh, offset, data, write_flags, lock_owner, flags)
-        return self._changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
+        return self._pass_changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
 
     def flush(self, call: Call, fh: int, lock_owner: int) -> Answer:
         if self.passed and call.nodeid in self.passed:
-            return self._collected(call.nodeid, lambda: super(PassthroughHandlers, self).flush(call, fh, lock_owner))
+            return self._pass_collected(
+                call.nodeid, lambda: super(PassthroughHandlers, self).flush(call, fh, lock_owner)
+            )
         return super().flush(call, fh, lock_owner)
 
     def fsync(self, call: Call, fh: int, datasync: bool) -> Answer:
         if self.passed and call.nodeid in self.passed:
-            return self._collected(call.nodeid, lambda: super(PassthroughHandlers, self).fsync(call, fh, datasync))
+            return self._pass_collected(call.nodeid, lambda: super(PassthroughHandlers, self).fsync(call, fh, datasync))
         return super().fsync(call, fh, datasync)
 
     # -- other changes: the copy first, then the answer ---------------------------------------------------------------
 
     def setattr(self, call: Call, change: SetAttr) -> Answer:
         answer = super().setattr(call, change)
-        return self._changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
+        return self._pass_changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
 
     def fallocate(self, call: Call, fh: int, offset: int, length: int, mode: int) -> Answer:
         answer = super().fallocate(call, fh, offset, length, mode)
-        return self._changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
+        return self._pass_changed(call.nodeid, answer) if self.passed and call.nodeid in self.passed else answer
 
     def copy_file_range(
         self, call: Call, fh_in: int, off_in: int, nodeid_out: int, fh_out: int, off_out: int, length: int, flags: int
     ) -> Answer:  # fmt: skip
         if not self.passed:
             return super().copy_file_range(call, fh_in, off_in, nodeid_out, fh_out, off_out, length, flags)
-        return self._copied(call, fh_in, off_in, nodeid_out, fh_out, off_out, length, flags)
+        return self._pass_copied(call, fh_in, off_in, nodeid_out, fh_out, off_out, length, flags)
 
     # -- what the kernel is told of other clients' changes -----------------------------------------------------------
 
     def getattr(self, call: Call, fh: int | None) -> Answer:
         answer = super().getattr(call, fh)
-        return self._noticed(answer, _IN_ATTR) if self.passed and call.nodeid in self.passed else answer
+        return self._pass_noticed(answer, _IN_ATTR) if self.passed and call.nodeid in self.passed else answer
 
     def lookup(self, call: Call, name: bytes) -> Answer:
         answer = super().lookup(call, name)
-        return self._noticed(answer, _IN_ENTRY) if self.passed else answer
+        return self._pass_noticed(answer, _IN_ENTRY) if self.passed else answer
 
     def readdirplus(self, call: Call, fh: int, offset: int, size: int) -> Answer:
         answer = super().readdirplus(call, fh, offset, size)
-        return self._listed(answer) if self.passed else answer
+        return self._pass_listed(answer) if self.passed else answer
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
-    async def _opened(self, ino: int, flags: int, answer: Answer) -> Reply:
+    async def _pass_opened(self, ino: int, flags: int, answer: Answer) -> Reply:
         assert self.passed is not None
         fh, how, number = _OPENED.unpack(_joined(await _waited(answer)))
         if not number:
             how, number = await self.passed.opened(ino, fh, flags, how)
         return _OPENED.pack(fh, how, number)
 
-    async def _created(self, flags: int, answer: Answer) -> Reply:
+    async def _pass_created(self, flags: int, answer: Answer) -> Reply:
         """Of a file that is new, or was there already."""
         assert self.passed is not None
         reply = _joined(await _waited(answer))
@@ -140,7 +142,7 @@ class PassthroughHandlers(Operations):
             how, number = await self.passed.opened(ino, fh, flags, how)
         return (reply[:_ENTRY_SIZE], _OPENED.pack(fh, how, number))
 
-    async def _release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Reply:
+    async def _pass_release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Reply:
         assert self.passed is not None
         try:
             await self.passed.closing(call.nodeid, fh)
@@ -148,18 +150,18 @@ class PassthroughHandlers(Operations):
             reply = await _waited(super().release(call, fh, flags, release_flags, lock_owner))
         return reply
 
-    async def _changed(self, ino: int, answer: Answer) -> Reply:
+    async def _pass_changed(self, ino: int, answer: Answer) -> Reply:
         assert self.passed is not None
         reply = await _waited(answer)
         await self.passed.update(ino)
         return reply
 
-    async def _collected(self, ino: int, then: Any) -> Reply:
+    async def _pass_collected(self, ino: int, then: Any) -> Reply:
         assert self.passed is not None
         await self.passed.collect(ino)
         return await _waited(then())
 
-    async def _copied(
+    async def _pass_copied(
         self, call: Call, fh_in: int, off_in: int, nodeid_out: int, fh_out: int, off_out: int, length: int, flags: int
     ) -> Reply:  # fmt: skip
         assert self.passed is not None
@@ -170,21 +172,21 @@ class PassthroughHandlers(Operations):
         await self.passed.update(nodeid_out)
         return reply
 
-    async def _noticed(self, answer: Answer, at: int) -> Reply:
+    async def _pass_noticed(self, answer: Answer, at: int) -> Reply:
         reply = _joined(await _waited(answer))
-        await self._compare(reply, at)
+        await self._pass_compare(reply, at)
         return reply
 
-    async def _listed(self, answer: Answer) -> Reply:
+    async def _pass_listed(self, answer: Answer) -> Reply:
         reply = _joined(await _waited(answer))
         at = 0
         while at + _ENTRY_SIZE + 24 <= len(reply):
-            await self._compare(reply, at + _IN_ENTRY)
+            await self._pass_compare(reply, at + _IN_ENTRY)
             (n,) = _DIRENT_NAMELEN.unpack_from(reply, at + _ENTRY_SIZE + 16)
             at += _ENTRY_SIZE + 24 + (n + 7 & ~7)
         return reply
 
-    async def _compare(self, reply: bytes, at: int) -> None:
+    async def _pass_compare(self, reply: bytes, at: int) -> None:
         assert self.passed is not None
         if len(reply) >= at + _ATTR_HEAD.size:
             ino, length, mtime_s, mtime_ns = _ATTR_HEAD.unpack_from(reply, at)
