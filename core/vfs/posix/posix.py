@@ -16,8 +16,13 @@ from core.vfs.posix.xattrs import Xattrs
 class Posix(Names, Xattrs, Directories, Files, Locks):
     """One mount. All calls may be made at the same time by several tasks of one event loop."""
 
+    # While a file is open its attributes are known. What a listing read ahead before is old once it is closed.
+
+    def release_nowait(self, fh: int, ino: int, lock_owner: int, flock: bool) -> bool:
+        self.changed(ino)
+        return super().release_nowait(fh, ino, lock_owner, flock)
+
     async def release(self, fh: int, ino: int, lock_owner: int, flock: bool) -> None:
-        """Also: while a file is open its attributes are known; what a listing read ahead before is old from here on."""
         self.changed(ino)
         try:
             await super().release(fh, ino, lock_owner, flock)
