@@ -14,8 +14,8 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from core.vfs.internal.accesslog import AccessLog
 from core.vfs.internal.inodes import is_internal
@@ -37,6 +37,9 @@ _FIELDS: Final = (
     (1 << 10, "ctime_ns"),
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from gateways.fuse.channel import Channel
+
 Args = Sequence[Any]
 
 
@@ -55,30 +58,34 @@ class Observer:
         self._second = -1
         self._second_text = ""
 
-    @property
-    def listening(self) -> bool:
-        """Is the reply worth handing over?"""
-        return self._log.listening
+    def attach(self, channel: Channel) -> None:
+        """Hear of every answer of a channel. Replies are looked at only while somebody reads the log: until then the
+        channel calls the handlers themselves."""
+        plain = dict(channel._methods)
+        replies: dict[int, Reply] = {}
+        watched = {name: _remembering(plain[name], replies) for name in _SHOWN if name in plain}
 
-    def on_request(self, call: Call, name: str, args: Args) -> None:
-        """Nothing is told before the answer."""
+        def listening(on: bool) -> None:
+            channel._methods.update(watched if on else plain)
+            replies.clear()
+
+        def answered(call: Call, name: str, args: Args, error: int, seconds: float, size: int) -> None:
+            self.on_answer(call, name, args, error, seconds, size, replies.pop(call.unique, None) if replies else None)
+
+        channel.on_answer = answered
+        self._log.on_listening = listening
+        listening(self._log.listening)
 
     def on_answer(
         self, call: Call, name: str, args: Args, error: int, seconds: float, size: int, reply: Reply = None
     ) -> None:  # fmt: skip
-        """error: errno or 0, of either sign. size: bytes of the reply's body, or those that were written."""
-        error = abs(error)
-        if name == "write" and not error:
+        """size: bytes of the reply's body."""
+        if name == "write":
             size = len(args[2])
         self._metrics.fuse(name, seconds, error, size)
         if self._log.listening and not (name in _QUIET and is_internal(call.nodeid)):
             self._log.write(self.line(call, name, args, error, seconds, reply, size))
-        if (
-            seconds >= self._slow_s
-            and self._warn is not None
-            and name not in ("setlk",)
-            and not is_internal(call.nodeid)
-        ):
+        if seconds >= self._slow_s and self._warn is not None and name != "setlk" and not is_internal(call.nodeid):
             self._warn(f"slow operation: {self.line(call, name, args, error, seconds, reply, size)}")
 
     def line(
@@ -101,6 +108,23 @@ class Observer:
 #: Reading the log must not make lines for the log; nor do those that wait on the control file.
 _QUIET: Final = frozenset(("read", "write", "poll"))
 _NAMES: Final = {"readdirplus": "readdir", "statx": "getattr", "tmpfile": "create"}
+
+
+def _remembering(method: Callable[..., Any], replies: dict[int, Reply]) -> Callable[..., Any]:
+    """A handler whose reply is kept until `on_answer` asks for it."""
+
+    async def waited(call: Call, answer: Awaitable[Reply]) -> Reply:
+        reply = replies[call.unique] = await answer
+        return reply
+
+    def handler(call: Call, *args: Any) -> Any:
+        answer = method(call, *args)
+        if isinstance(answer, Awaitable):
+            return waited(call, answer)
+        replies[call.unique] = answer
+        return answer
+
+    return handler
 
 
 def describe(call: Call, name: str, args: Args, reply: Reply, size: int = 0) -> tuple[str, str]:
@@ -251,6 +275,10 @@ _RESULTS: Final[dict[str, Callable[[memoryview, int], str]]] = {
     "copy_file_range": lambda data, size: f": ({struct.unpack_from('<I', data)[0]})",
     "lseek": lambda data, size: f": ({_U64.unpack_from(data)[0]})",
 }
+
+
+#: Operations whose result can't be told from the size of the reply.
+_SHOWN: Final = frozenset(_RESULTS) - {"read", "readdir", "readdirplus"}
 
 
 def _error(number: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 MAX_LINES: Final = 10_240
@@ -28,6 +29,8 @@ class AccessLog:
         self._readers: set[LogReader] = set()
         #: Does anybody read? Checked by whoever would have to make the line.
         self.listening = False
+        #: Told whenever that changes, for whoever prepares lines at some cost.
+        self.on_listening: Callable[[bool], None] | None = None
 
     def write(self, line: str) -> None:
         """One line without its end; names in it may hold any byte (surrogateescape)."""
@@ -38,12 +41,18 @@ class AccessLog:
     def open(self) -> LogReader:
         reader = LogReader(self)
         self._readers.add(reader)
-        self.listening = True
+        self._listen()
         return reader
 
     def closed(self, reader: LogReader) -> None:
         self._readers.discard(reader)
-        self.listening = bool(self._readers)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self.listening != bool(self._readers):
+            self.listening = bool(self._readers)
+            if self.on_listening is not None:
+                self.on_listening(self.listening)
 
 
 class LogReader:

@@ -47,6 +47,7 @@ class ControlHandle(InternalHandle):
         self._replies: deque[bytes] = deque()
         self._progress_at = False  # the last reply is a progress frame that nobody has begun to read
         self._task: asyncio.Task[None] | None = None
+        self._told = (0, 0)  # the progress that was reported last
         self._news = asyncio.Event()
 
     async def write(self, offset: int, data: Buffer, caller: Caller | None = None) -> int:
@@ -114,6 +115,7 @@ class ControlHandle(InternalHandle):
 
     async def _run(self, command: int, request: protocol.Request, caller: Caller) -> None:
         tally = Tally()
+        self._told = (0, 0)
         loop = asyncio.get_running_loop()
         work = loop.create_task(self._performer.perform(command, request, caller, tally))
         quiet = command == protocol.INFO_LEGACY or (isinstance(request, protocol.RemoveTree) and request.plain)
@@ -138,7 +140,7 @@ class ControlHandle(InternalHandle):
             if ticking is not None:
                 ticking.cancel()
                 await asyncio.gather(ticking, return_exceptions=True)
-        if len(final) == 1 and not quiet and (tally.first or tally.second):
+        if len(final) == 1 and not quiet and self._told != (tally.first, tally.second):
             self._report(tally)  # what was done in the end, for commands whose answer tells nothing else
         self._say(final)
 
@@ -148,6 +150,7 @@ class ControlHandle(InternalHandle):
             self._report(tally)
 
     def _report(self, tally: Tally) -> None:
+        self._told = tally.first, tally.second
         frame = protocol.progress_frame(tally.first, tally.second)
         if self._progress_at:
             # Nobody read the last one: the newest is enough, and a reader that went away takes no memory.
