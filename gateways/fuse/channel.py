@@ -148,12 +148,16 @@ class Channel:
         self._running.clear()
         return left
 
-    def _gone(self, e: OSError) -> None:
+    def end(self) -> None:
+        """The connection is over: read no more, tell those who wait for that, and the operations."""
         self.pause()
         if not self.closed.done():
-            log.debug("the kernel has ended the connection: %s", e.strerror)
             self.closed.set_result(None)
             self._destroy()
+
+    def _gone(self, e: OSError) -> None:
+        log.debug("the kernel has ended the connection: %s", e.strerror)
+        self.end()
 
     def _destroy(self) -> None:
         if not self._destroyed:

@@ -238,9 +238,21 @@ def abort(path: str) -> bool:
     found = find_mount(path)
     if found is None or not is_fuse(found.type):
         return False
-    minor = found.device.partition(":")[2]
+    return _abort(found.device.partition(":")[2])
+
+
+def abort_connection(fd: int) -> bool:
+    """The same by our descriptor of the device. False on kernels that don't say which connection it is."""
     with contextlib.suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("fuse_connection:"):
+                return _abort(line.split()[1])
+    return False
+
+
+def _abort(number: str) -> bool:
+    with contextlib.suppress(OSError):
+        Path(f"/sys/fs/fuse/connections/{number}/abort").write_text("1")
         return True
     return False
 

@@ -16,8 +16,10 @@ import errno
 import logging
 import os
 import struct
+from typing import Any, Protocol
 
 from gateways.fuse.channel import Channel
+from gateways.fuse.mount import abort_connection
 from gateways.fuse.notify import Notifier
 from gateways.fuse.operations import Operations
 from gateways.fuse.session import Negotiated, Options, UnsupportedKernel, negotiate
@@ -28,6 +30,11 @@ log = logging.getLogger("sluice.fuse")
 
 INIT_TIMEOUT_S = 10.0
 _OUT = struct.Struct("=IiQ")
+
+
+class Observer(Protocol):
+    def attach(self, channel: Channel) -> None:
+        """Set on_request or on_answer of a channel."""
 
 
 class FuseServer:
@@ -41,15 +48,26 @@ class FuseServer:
         self.operations = operations
         self.options = options or Options()
         self.fd = -1
+        self._observers: list[Observer] = []
 
-    async def start(self, fd: int, negotiated: Negotiated | None = None) -> Negotiated:
+    def observe(self, observer: Observer) -> None:
+        """Let somebody hear of requests and answers, now or from the start."""
+        self._observers.append(observer)
+        if hasattr(self, "channel"):
+            observer.attach(self.channel)
+
+    async def start(self, fd: int, negotiated: Negotiated | dict[str, Any] | None = None) -> Negotiated:
         """Serve the descriptor, which is the server's from now on, even if this fails.
 
-        negotiated: of the process before us; None for a new mount, whose INIT is read here.
+        negotiated: of the process before us, also as `Negotiated.to_dict` saved it; None for a new mount, whose INIT is
+        read here. No request is read before the caller waits for something: a server that has taken over asks for the
+        unanswered ones (`notify.resend`) right after this.
         """
         self.fd = fd
         try:
             os.set_blocking(fd, False)
+            if isinstance(negotiated, dict):
+                negotiated = Negotiated.from_dict(negotiated)
             self.negotiated = negotiated or await self._init()
             self.channel = Channel(
                 fd,
@@ -58,6 +76,8 @@ class FuseServer:
                 setxattr_ext=self.negotiated.has(Init.SETXATTR_EXT),
             )
             self.notify = Notifier(fd, self.negotiated)
+            for observer in self._observers:
+                observer.attach(self.channel)
         except BaseException:
             self._close_fd()
             raise
@@ -67,6 +87,12 @@ class FuseServer:
     async def wait(self) -> None:
         """Until the kernel has ended the connection: unmounted, or aborted."""
         await asyncio.shield(self.channel.closed)
+
+    def give_up(self) -> None:
+        """This mount can't go on: its requests fail from now on where the kernel lets us say so, and `wait` ends."""
+        if self.fd >= 0 and hasattr(self, "channel"):
+            abort_connection(self.fd)
+            self.channel.end()
 
     async def stop(self, *, timeout_s: float | None = 30.0, keep_fd: bool = False, abandon_waits: bool = True) -> int:
         """Serve no more. Returns how many requests were left without an answer (see Channel.stop).
