@@ -186,7 +186,10 @@ class Control:
                 elif isinstance(event, protocol.Data):
                     return event.data
                 elif event.errno == errno.EINVAL:
-                    raise TooOld(f"{self.path}: the client behind this mount refused the request (EINVAL)")
+                    raise TooOld(
+                        f"{os.path.dirname(self.path)}: the client behind this mount doesn't know this request; use a"
+                        " newer one, or give META-URL and a path inside the volume"
+                    )
                 elif event.errno:
                     raise FsError(event.errno, os.strerror(event.errno))
                 else:

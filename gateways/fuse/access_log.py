@@ -44,7 +44,10 @@ Args = Sequence[Any]
 
 
 class Observer:
-    """What the channel tells: `on_request` before, `on_answer` after. Event loop only."""
+    """Hears of every answer: `Observer(internal.access_log, internal.metrics).attach(channel)`. Event loop only.
+
+    Without `attach`, as a plain `on_answer` of a channel, lines have no results.
+    """
 
     def __init__(
         self, access_log: AccessLog, metrics: Metrics, *, clock: Callable[[], float] = time.time,
@@ -82,7 +85,8 @@ class Observer:
         """size: bytes of the reply's body."""
         if name == "write":
             size = len(args[2])
-        self._metrics.fuse(name, seconds, error, size)
+        # What moves through the special files is no traffic of the volume.
+        self._metrics.fuse(name, seconds, error, 0 if is_internal(call.nodeid) else size)
         if self._log.listening and not (name in _QUIET and is_internal(call.nodeid)):
             self._log.write(self.line(call, name, args, error, seconds, reply, size))
         if seconds >= self._slow_s and self._warn is not None and name != "setlk" and not is_internal(call.nodeid):
@@ -97,6 +101,8 @@ class Observer:
             self._second = second
             self._second_text = time.strftime("%Y.%m.%d %H:%M:%S", time.localtime(second))
         shown, result = describe(call, name, args, None if error else reply, size)
+        if name == "setlk" and "LOCK" in shown:
+            name = "flock"
         outcome = _error(error) if error else "OK"
         micro = int((now - second) * 1_000_000)
         return (
@@ -167,6 +173,11 @@ def _mode(mode: int) -> str:
     return f"{stat.filemode(mode)}:0{mode:04o}"
 
 
+def _permissions(mode: int, kind: int = stat.S_IFREG) -> str:
+    """Of a mode without a type."""
+    return f"{stat.filemode(kind | mode & 0o7777)}:0{mode & 0o7777:04o}"
+
+
 def _child(call: Call, args: Args) -> str:
     return f"{call.nodeid},{_name(args[0])}"
 
@@ -180,7 +191,7 @@ def _setattr(call: Call, args: Args) -> str:
             if field.endswith("_ns"):
                 fields.append(f"{field[:-3]}={value // 1_000_000_000};")
             else:
-                fields.append(f"mode={_mode(value & 0o7777)};" if field == "mode" else f"{field}={value};")
+                fields.append(f"mode={_permissions(value)};" if field == "mode" else f"{field}={value};")
     return f"{call.nodeid},{change.fh},0x{change.valid:X},[{''.join(fields)}]"
 
 
@@ -198,7 +209,7 @@ _ARGUMENTS: Final[dict[str, Callable[[Call, Args], str]]] = {
     "rmdir": _child,
     "symlink": lambda c, a: f"{c.nodeid},{_name(a[0])},{_name(a[1])}",
     "mknod": lambda c, a: f"{c.nodeid},{_name(a[0])},{_mode(a[1])},0x{a[2]:08X}",
-    "mkdir": lambda c, a: f"{c.nodeid},{_name(a[0])},{_mode(stat.S_IFDIR | a[1])}",
+    "mkdir": lambda c, a: f"{c.nodeid},{_name(a[0])},{_permissions(a[1], stat.S_IFDIR)}",
     "create": lambda c, a: f"{c.nodeid},{_name(a[0])},{_mode(stat.S_IFREG | a[2])}",
     "tmpfile": lambda c, a: f"{c.nodeid},{_name(a[0])},{_mode(stat.S_IFREG | a[2])}",
     "rename": lambda c, a: f"{c.nodeid},{_name(a[0])},{a[1]},{_name(a[2])},{a[3]}",
@@ -264,12 +275,25 @@ def _size(data: memoryview, size: int) -> str:
     return f": ({size})"
 
 
+def _count(data: memoryview, head: int) -> int:
+    """Entries of a listing: u64 ino | u64 offset | u32 length of the name | u32 type | name, padded to 8 bytes."""
+    number, at = 0, head
+    while at + _DIRENT.size <= len(data):
+        _, _, length, _ = _DIRENT.unpack_from(data, at)
+        at += (_DIRENT.size + length + 7 & ~7) + head
+        number += 1
+    return number
+
+
+_DIRENT = struct.Struct("<QQII")
 _RESULTS: Final[dict[str, Callable[[memoryview, int], str]]] = {
     **dict.fromkeys(("lookup", "mknod", "mkdir", "symlink", "link"), _entry),
     **dict.fromkeys(("getattr", "setattr"), _attributes),
     **dict.fromkeys(("create", "tmpfile"), _created),
     **dict.fromkeys(("open", "opendir"), _opened),
-    **dict.fromkeys(("read", "readdir", "readdirplus"), _size),
+    "read": _size,
+    "readdir": lambda data, size: f": ({_count(data, 0)})",
+    "readdirplus": lambda data, size: f": ({_count(data, _ENTRY_BYTES)})",
     "readlink": lambda data, size: f": ({_name(bytes(data))})",
     "statfs": _statfs,
     "copy_file_range": lambda data, size: f": ({struct.unpack_from('<I', data)[0]})",
@@ -278,7 +302,7 @@ _RESULTS: Final[dict[str, Callable[[memoryview, int], str]]] = {
 
 
 #: Operations whose result can't be told from the size of the reply.
-_SHOWN: Final = frozenset(_RESULTS) - {"read", "readdir", "readdirplus"}
+_SHOWN: Final = frozenset(_RESULTS) - {"read"}
 
 
 def _error(number: int) -> str:

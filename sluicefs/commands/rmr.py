@@ -94,7 +94,7 @@ def _remove_mounted(path: str, skip_trash: bool, threads: int) -> int:
                 raise
             with Control(place.control) as other:
                 other.ask(request, count, legacy=True)
-    return removed
+    return max(removed, 1)  # old clients tell no number
 
 
 def _end(removed: int, failed: int) -> int:
