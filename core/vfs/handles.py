@@ -23,6 +23,7 @@ from core.meta.caller import Caller
 from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Attr, Slice
 from core.meta.slices import pieces_for
 from core.object.api import Buffer
+from core.vfs.layouts import MOST
 from core.vfs.state import FileState
 from core.vfs.writer import FileWriter
 
@@ -76,12 +77,21 @@ class OpenFile:
         if writer is not None and writer.pending and (end > self.state.length or writer.touches(start, end)):
             await self.settle()
 
-    async def refresh(self, look: Callable[[int], Awaitable[Attr]] | None = None) -> Attr:
+    def used_blocks(self) -> int | None:
+        """512-byte blocks of what is recorded, holes left out, if that is known."""
+        blocks = self.state.blocks
+        return self._vfs.layouts.find(self.ino, self.state.version) if blocks is None else blocks
+
+    async def refresh(self, *, measure: bool = False) -> Attr:
         """Fresh attributes; what they prove to be old is forgotten, here and in the caches above us, before anybody
-        is told of them. look: another way to get them."""
+        is told of them. measure: on the way find out how much of the file is used, unless that is known."""
+        vfs = self._vfs
         for _ in range(_REFRESH_TRIES):
             changes = self.state.changes
-            attr = await (look or self._vfs.meta.getattr)(self.ino)
+            if measure and self.used_blocks() is None and self.state.length < MOST:
+                attr = await vfs.layouts.look(self.ino, self.state.length)
+            else:
+                attr = await vfs.meta.getattr(self.ino)
             if changes == self.state.changes:
                 await self.saw(attr)
                 return attr

@@ -39,47 +39,44 @@ class Layouts:
         self._known: OrderedDict[int, tuple[Version, int]] = OrderedDict()
 
     def blocks(self, ino: int, attr: Attr) -> int:
-        """As far as known. An inode about which more can be known becomes `wanted`."""
+        """As far as known. A large file about which more can be known becomes `wanted`."""
         whole = (attr.length + 511) >> 9
-        if attr.type != FILE or attr.length < LEAST:
+        if attr.type != FILE:
             return whole
         found = self._known.get(ino)
         if found is not None:
             if found[0] == (attr.mtime_ns, attr.length):
                 return found[1]
             del self._known[ino]
-        if attr.length < MOST:
+        if LEAST <= attr.length < MOST:
             self.wanted[ino] = attr.length
             if len(self.wanted) > _MAX_KNOWN:
                 self.wanted.popitem(last=False)
         return whole
 
-    def solid(self, ino: int, attr: Attr) -> int:
-        """Bytes from the beginning on that surely are no hole."""
+    def find(self, ino: int, version: Version) -> int | None:
         found = self._known.get(ino)
-        whole = (attr.length + 511) >> 9
-        return attr.length if found is not None and found == ((attr.mtime_ns, attr.length), whole) else 0
+        return found[1] if found is not None and found[0] == version else None
 
     def learn(self, ino: int, version: Version, blocks: int) -> None:
         self.wanted.pop(ino, None)
-        if version[1] < LEAST:
-            return
         self._known[ino] = (version, blocks)
         self._known.move_to_end(ino)
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
 
-    async def getattr(self, ino: int) -> Attr:
-        """Fresh attributes, and on the way what the file consists of (1 trip). ENOENT."""
+    async def look(self, ino: int, length: int) -> Attr:
+        """Fresh attributes, and on the way what the file consists of, which should be about so long (1 trip). ENOENT.
+        If it turns out to be longer, only the attributes are fresh."""
         store = self._meta.store
-        length = self.wanted.pop(ino, 0)
-        attr, raws = await store.read(k.node(ino), k.chunks(ino, chunk_count(length)))
+        self.wanted.pop(ino, None)
+        attr, raws = await store.read(k.node(ino), k.chunks(ino, max(chunk_count(length), 1)))
         if attr is None:
             raise FsError(errno.ENOENT, f"inode {ino} does not exist")
         found: Attr = attr
         if store.recent is not None:
             store.recent.learn(k.node(ino), found)
-        if found.type == FILE and found.length <= chunk_count(length) << CHUNK_BITS:
+        if found.type == FILE and found.length <= max(chunk_count(length), 1) << CHUNK_BITS:
             chunks = {index: parse_chunk(ino, index, raw) for index, raw in raws.items()}
             self.learn(ino, (found.mtime_ns, found.length), used_bytes(chunks, found.length) + 511 >> 9)
         return found

@@ -146,16 +146,23 @@ class VFS:
     def is_open(self, ino: int) -> bool:
         return ino in self._files
 
+    def open_inodes(self) -> list[int]:
+        return list(self._files)
+
     def file(self, ino: int) -> OpenFile | None:
         return self._files.get(ino)
 
     async def getattr(self, ino: int) -> Attr:
         """Fresh attributes (1 trip); length and times count what is buffered here."""
-        look = self.layouts.getattr if ino in self.layouts.wanted else None
         file = self._files.get(ino)
-        if file is None:
-            return await (look or self.meta.getattr)(ino)
-        return file.view(await file.refresh(look))
+        if file is not None:
+            return file.view(await file.refresh(measure=True))
+        layouts = self.layouts
+        if ino not in layouts.wanted:
+            attr = await self.meta.getattr(ino)
+            if self.blocks_known(ino, attr):
+                return attr
+        return await layouts.look(ino, layouts.wanted[ino])
 
     async def looked(self, ino: int, attr: Attr, since: int) -> Attr:
         """What to tell somebody of attributes that came with a lookup or a listing; `since` is what `commits.count`
@@ -183,15 +190,20 @@ class VFS:
     def blocks(self, ino: int, attr: Attr) -> int:
         """512-byte blocks in use, without holes where they are known; see `Layouts`."""
         file = self._files.get(ino)
-        if file is not None and file.state.blocks is not None:
-            return (attr.length + 511) >> 9
+        if file is not None:
+            used = file.used_blocks()
+            if used is not None:
+                return used + max(0, (attr.length + 511 >> 9) - (file.state.length + 511 >> 9))
         return self.layouts.blocks(ino, attr)
 
     def blocks_known(self, ino: int, attr: Attr) -> bool:
         """False: a getattr will find out, so nobody should remember what `blocks` said."""
         if attr.type != FILE or attr.length < LEAST:
             return True
-        self.blocks(ino, attr)
+        file = self._files.get(ino)
+        if file is not None and file.used_blocks() is not None:
+            return True
+        self.layouts.blocks(ino, attr)
         return ino not in self.layouts.wanted
 
     async def setattr(self, ino: int, changes: Mapping[str, Any], caller: Caller = ROOT_CALLER) -> Attr:
@@ -302,7 +314,8 @@ class VFS:
         file = self._files.get(ino)
         if file is None:
             file = self._files[ino] = OpenFile(self, ino, attr, self._views.pop(ino, None))
-            file.state.solid = self.layouts.solid(ino, attr)
+            if self.layouts.find(ino, file.state.version) == (attr.length + 511) >> 9:
+                file.state.solid = attr.length
         handle = Handle(self, file, flags, caller)
         file.handles.add(handle)
         file.writers += handle.writable
@@ -320,7 +333,7 @@ class VFS:
             self._remember(file.state)
 
     def _remember(self, state: FileState) -> None:
-        if state.blocks is not None:
+        if state.blocks is not None and state.length >= LEAST:
             self.layouts.learn(state.ino, state.version, state.blocks)
         if state.seen is not None:
             self._views[state.ino] = state.seen

@@ -12,16 +12,14 @@ Source: open(2), write(2), close(2), fsync(2); metadata-semantics §5.2, §6, §
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import functools
 import os
 from typing import Any, Final
 
 from core.errors import FsError
-from core.meta import keys as k
 from core.meta.caller import ROOT_CALLER, Caller
-from core.meta.records import INTERNAL_BASE, TRASH, Attr
+from core.meta.records import INTERNAL_BASE, TRASH
 from core.object.api import Buffer
 from core.vfs.handles import Handle
 from core.vfs.journal import replay
@@ -279,32 +277,15 @@ class Files(Locks):
         self.changed(ino_out)
         return copied
 
-    # -- how much a file uses ----------------------------------------------------------------------------------------
-
-    def blocks(self, ino: int, attr: Attr) -> int:
-        return self.vfs.blocks(ino, attr)
-
-    def blocks_known(self, ino: int, attr: Attr) -> bool:
-        """False: a getattr will find out, so the client shouldn't keep what it was told. ino is real."""
-        return self.vfs.blocks_known(ino, attr)
-
     # -- after another process ----------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Take over what an earlier process of this mount left to the keeper, in the same session: its handles, the
-        bytes that it acknowledged, its locks. Before the first request."""
+        bytes that it acknowledged, its locks. After `Meta.adopt_session`, before the first request."""
         kept = [h for h in self.keeper.handles() if not h.directory]
         for h in kept:
             if not INTERNAL_BASE <= h.ino < TRASH:
                 self.meta.opened(h.ino)
                 self._adopted[h.fh] = (h.ino, h.flags)
-        if self.meta.sid:
-            left = [key[2] async for key, _ in self.meta.store.scan(k.SUSTAINED, self.meta.sid)]
-            self.meta.sustained.update(left)
-        else:
-            left = []
         await self.adopt_locks({ino for ino, _ in self._adopted.values()})
         await replay(self.vfs, self.keeper)
-        gone = [ino for ino in left if ino not in self.meta.open_files]
-        self.meta.sustained.difference_update(gone)
-        await asyncio.gather(*(self.meta.finalise_sustained(self.meta.sid, ino) for ino in gone))

@@ -12,12 +12,9 @@ import os
 import stat
 
 from core.errors import FsError
-from core.meta.records import FILE
-from core.vfs.layouts import LEAST
-from core.vfs.posix.nodes import Node
 from gateways.fuse.api import Answer, Buffer, Call, Reply
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate, pack
+from gateways.fuse.handlers.translate import Translate
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
     FOPEN_DIRECT_IO,
@@ -32,15 +29,6 @@ from gateways.fuse.wire.constants import (
 
 class FileHandlers(Translate):
     """Mixin of `PosixOperations`."""
-
-    # -- nodes -------------------------------------------------------------------------------------------------------
-
-    def entry(self, node: Node) -> bytes:
-        """Attributes whose blocks are a guess aren't kept: the stat that wants them asks."""
-        attr = node.attr
-        if attr.length >= LEAST and attr.type == FILE and not self.posix.blocks_known(self.posix.real(node.ino), attr):
-            return replies.entry(node.ino, pack(node), self.ttl.entry, 0.0)
-        return super().entry(node)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
