@@ -38,6 +38,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "profile": ("Inspection", "Operations of an access log, and their times."),
     "debug": ("Inspection", "Collect what is needed to find a mount's trouble."),
     "version": ("Inspection", "Version of this program."),
+    "mount": ("Service", "Show a volume as a folder."),
+    "umount": ("Service", "End a mount."),
     "serve": ("Service", "Open doors over a volume; --demo makes one to try."),
     "gateway": ("Service", "Serve a volume through the S3 protocol."),
     "ls": ("Utility", "List a folder of a volume."),

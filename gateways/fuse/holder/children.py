@@ -26,6 +26,7 @@ class Child:
         self.error = ""  # what it said when it failed
         self.unmounted = False
         self.handing_over = False
+        self.ping_at_s = 0.0  # when it is asked again
         self.asked_s = 0.0  # the oldest ping without an answer; 0: none
         self.deadline_s = 0.0  # until then it must have ended; 0: no such
         self.dumps = 0  # how often its stacks were asked for

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON messages over unix sockets that keep their boundaries (SOCK_SEQPACKET). Standard library only.
 
-    holder to worker               {"do": "go", "crashed": bool}, {"do": "hand-over" | "stop" | "ping"}
-    worker to holder               {"is": "prepared" | "serving" | "pong" | "unmounted"}, {"is": "failed", "text": …}
-    a new `sluice mount` to holder {"do": "status"}, {"do": "replace", "program": …}
-    and back                       {"is": "status", …}, {"is": "serving", "pid": …}, {"is": "failed", "text": …}
+holder to worker               {"do": "go", "crashed": bool}, {"do": "hand-over" | "stop" | "ping"}
+worker to holder               {"is": "prepared" | "serving" | "pong" | "unmounted"}, {"is": "failed", "text": …}
+a new `sluice mount` to holder {"do": "status"}, {"do": "replace", "program": …}
+and back                       {"is": "status", …}, {"is": "serving", "pid": …}, {"is": "failed", "text": …}
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ class Supervisor:
         self._leaving: list[Child] = []  # killed or failed, not reaped yet
         self._asking: socket.socket | None = None  # who asked for the replacement
         self._start_at: float | None = time.monotonic()
+        self._served = False  # has anybody ever served this mount?
         self._failed_starts = 0
         self._short_lives = 0
         self._crashed = False  # the next worker follows one that couldn't finish
@@ -147,8 +148,9 @@ class Supervisor:
 
     def _ping(self, child: Child, now: float) -> None:
         if not child.asked_s:
-            if child.tell("ping"):
+            if child.ping_at_s <= now and child.tell("ping"):
                 child.asked_s = now
+                child.ping_at_s = now + PING_S
             return
         silent = now - child.asked_s
         if silent > self._spec.hang_s * (child.dumps + 1):
@@ -226,6 +228,9 @@ class Supervisor:
     def _serving(self, child: Child) -> None:
         child.state = "serving"
         child.serving_s = time.monotonic()
+        if not self._served:
+            self.say("INFO", f"{self._spec.mount_point} is ready (worker {child.pid})")
+        self._served = True
         self._failed_starts = 0
         self._crashed = False
         self._before = None
@@ -293,7 +298,7 @@ class Supervisor:
             self._start_at = time.monotonic()
             return
         self._failed_starts += 1
-        if self._spec.ready_fd >= 0 or self._failed_starts >= MOST_FAILED_STARTS:
+        if not self._served or self._failed_starts >= MOST_FAILED_STARTS:
             self._give_up(text)  # nobody has used the mount yet, or nobody will any more
             return
         pause = PAUSES_S[min(self._failed_starts, len(PAUSES_S) - 1)]
@@ -328,17 +333,17 @@ class Supervisor:
 
     def _give_up(self, text: str) -> None:
         point = self._spec.mount_point
-        if self._spec.ready_fd >= 0:
+        if not self._served:
             hanging.detach(point, self._spec.device)
             self._tell_starter({"error": text})
-            self.say("ERROR", text) if self._spec.log_path else None
-        else:
-            hanging.abort(self._spec.device)
-            self.say(
-                "FATAL", f"{text}; giving up. {point} answers nobody any more (ENOTCONN): look at the lines above, then"
-                f" `sluice umount -f {point}` and mount again",
-            )  # fmt: skip
-        self._finish(messages.HOPELESS if self._spec.ready_fd < 0 else 1)
+            self._finish(1)  # the worker has said why, in the log or on the terminal
+            return
+        hanging.abort(self._spec.device)
+        self.say(
+            "FATAL", f"{text}; giving up. {point} answers nobody any more (ENOTCONN): look at the lines above, then"
+            f" `sluice umount -f {point}` and mount again",
+        )  # fmt: skip
+        self._finish(messages.HOPELESS)
 
     def _finish(self, status: int) -> None:
         if self._status is None:

@@ -56,6 +56,21 @@ def create(*, handles: int = DEFAULT_HANDLES, log_bytes: int = DEFAULT_LOG) -> i
     return fd
 
 
+def peek(fd: int) -> dict[str, Any]:
+    """The document of a table that somebody else may be using."""
+    with mmap.mmap(fd, HEADER, prot=mmap.PROT_READ) as memory, memoryview(memory) as view, view.cast("Q") as words:
+        return _document(view, words) if words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT else {}
+
+
+def _document(view: memoryview, words: memoryview) -> dict[str, Any]:
+    which = words[_WHICH]
+    if which not in (1, 2):
+        return {}
+    at = _DOCUMENTS[which - 1]
+    document: dict[str, Any] = json.loads(bytes(view[at + 8 : at + 8 + words[at >> 3]]))
+    return document
+
+
 class SharedTable:
     """A `Keeper`. The descriptor stays the caller's."""
 
@@ -122,12 +137,7 @@ class SharedTable:
 
     def load(self) -> dict[str, Any]:
         assert self._words is not None
-        which = self._words[_WHICH]
-        if which not in (1, 2):
-            return {}
-        at = _DOCUMENTS[which - 1]
-        document: dict[str, Any] = json.loads(bytes(self._view[at + 8 : at + 8 + self._words[at >> 3]]))
-        return document
+        return _document(self._view, self._words)
 
     def close(self) -> None:
         """Unmap. No other method may be called, and no bytes of `writes` be held, after this."""

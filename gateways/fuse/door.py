@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One mount of one volume in this process: everything between an opened volume and a `/dev/fuse` descriptor.
+
+A door may follow another one that served the same descriptor in a process before (`keeper`): it goes on with that
+one's session, handles, locks and unrecorded writes. The order is what makes that safe: session, handles, writes, and
+only then requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from core.dump.autobackup import autobackup
+from core.errors import ConfigError, FsError, VolumeError
+from core.meta.patience import make_patient
+from core.meta.records import ROOT
+from core.vfs.internal.files import InternalFiles
+from core.vfs.keeper import Keeper, NoKeeper
+from core.vfs.posix.config import PosixConfig
+from core.vfs.posix.posix import Posix
+from core.vfs.vfs import VFS
+from core.volume import Volume
+from gateways.fuse.access_log import Observer
+from gateways.fuse.handlers import PosixOperations, Ttl
+from gateways.fuse.passthrough import PassthroughHandlers
+from gateways.fuse.patience import PatientOperations
+from gateways.fuse.server import FuseServer
+from gateways.fuse.session import Negotiated, Options
+
+log = logging.getLogger("sluice.fuse")
+
+#: Requests that run when a worker hands over get this long; what isn't answered then is asked again.
+HAND_OVER_S = 30.0
+
+
+class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mount is asked to be."""
+
+    mount_point: str
+    posix: PosixConfig = PosixConfig()
+    ttl: Ttl = Ttl()
+    session: Options = Options()
+    subdir: bytes = b""
+    readdir_cache: bool = False
+    passthrough: bool = True
+    patience_s: float = 300
+    heartbeat_s: int = 12
+    jobs: bool = True
+    backup_meta_s: float = 0
+    shown: dict[str, Any] = {}  # for `.config`
+
+
+class Table(Keeper, Protocol):
+    """A keeper that other processes continue."""
+
+    def load(self) -> dict[str, Any]: ...
+
+    def save(self, document: dict[str, Any]) -> None: ...
+
+    def replayed(self) -> int: ...
+
+
+class Handlers(PassthroughHandlers, PosixOperations):
+    """All requests of a mount: what the kernel may do by itself, and the rest."""
+
+
+class Door:
+    """`volume` was opened without a session; it stays the caller's to close."""
+
+    def __init__(self, volume: Volume, options: DoorOptions, table: Table | None = None) -> None:
+        self.volume = volume
+        self.options = options
+        self._table = table
+        self._keeper: Keeper = table or NoKeeper()
+        self._saved: dict[str, Any] = {}
+        self.failure: VolumeError | None = None  # the volume is gone: nothing more may be written to it
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.server: FuseServer
+        self.posix: Posix
+        self.internal: InternalFiles
+        self.vfs: VFS
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self, fd: int) -> None:
+        """Serve; returns when the kernel and we have agreed how."""
+        options, meta = self.options, self.volume.meta
+        make_patient(meta.store, options.patience_s)
+        saved = self._saved = self._table.load() if self._table is not None else {}
+        root = await self._root()
+        await self._session(saved)
+        self.vfs = VFS(meta, self.volume.slices, keeper=self._keeper)
+        self.internal = InternalFiles(
+            self.volume, self.vfs, root=root, hide=options.posix.hide_internal,
+            prefix=options.posix.prefix_internal, options=options.shown, mount_point=options.mount_point,
+        )  # fmt: skip
+        config = msgspec.structs.replace(options.posix, root=root)
+        self.posix = Posix(self.vfs, config, self._keeper, self.internal)
+        self.posix.writeback_cache = options.session.writeback_cache
+        if saved:
+            await self._recover()
+        handlers = Handlers(self.posix, options.ttl, readdir_cache=options.readdir_cache)
+        self.server = FuseServer(PatientOperations(handlers), options.session)
+        agreed = saved.get("negotiated")
+        await self.server.start(fd, Negotiated.from_dict(agreed) if agreed else None)
+        observer = Observer(self.internal.access_log, self.internal.metrics, warn=log.warning)
+        self.server.channel.on_answer = observer.on_answer
+        if self._table is not None and not agreed:
+            self._saved["negotiated"] = self.server.negotiated.to_dict()
+            self._table.save(self._saved)
+        if agreed:
+            self.server.notify.resend()
+        if options.passthrough:
+            handlers.attach(fd)
+        self._jobs()
+
+    async def wait(self) -> None:
+        """Until the kernel has ended the connection, or the volume is gone (`failure`)."""
+        kernel = asyncio.ensure_future(self.server.wait())
+        try:
+            await asyncio.wait((kernel, self._over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            kernel.cancel()
+
+    async def hand_over(self) -> None:
+        """Stop serving, so that another process can go on: what was taken is recorded, session and handles stay."""
+        await self.server.stop(timeout_s=HAND_OVER_S, keep_fd=True)
+        try:
+            await self.vfs.flush_all()
+        except FsError as e:
+            log.error("not everything could be recorded (%s); the next process tries again", e)
+        finally:
+            await self.volume.meta.stop_jobs()
+            await self.volume.meta.leave_session()
+
+    async def stop(self) -> None:
+        """The end of the mount: everything is recorded, handles are closed. The session ends with the volume."""
+        await self.server.stop(timeout_s=1)
+        await self.vfs.close()
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _root(self) -> int:
+        subdir = self.options.subdir.strip(b"/")
+        if not subdir:
+            return ROOT
+        try:
+            found = await self.volume.fs.lookup(b"/" + subdir)
+        except FsError as e:
+            if e.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            raise ConfigError(f"--subdir: the volume has no folder /{subdir.decode(errors='backslashreplace')}") from e
+        if not found.attr.is_dir:
+            raise ConfigError(f"--subdir: /{subdir.decode(errors='backslashreplace')} is no folder")
+        return found.ino
+
+    async def _session(self, saved: dict[str, Any]) -> None:
+        meta, options = self.volume.meta, self.options
+        meta.on_fatal = self._fatal
+        if saved.get("sid"):
+            handles = [handle.ino for handle in self._keeper.handles() if not handle.directory]
+            await meta.adopt_session(
+                saved["sid"], options.mount_point, heartbeat_s=options.heartbeat_s, handles=handles
+            )
+            return
+        await meta.new_session(options.mount_point, heartbeat_s=options.heartbeat_s)
+        if self._table is not None:
+            self._saved = {"sid": meta.sid}
+            self._table.save(self._saved)
+
+    async def _recover(self) -> None:
+        await self.posix.recover()
+        if self._table is not None:
+            given_up = self._table.replayed()
+            if given_up:
+                log.debug("%d kept records were of no use any more", given_up)
+
+    def _jobs(self) -> None:
+        options, volume = self.options, self.volume
+        if not options.jobs or options.posix.read_only:
+            return
+        volume.meta.start_jobs()
+        if options.backup_meta_s:
+            volume.meta.start_job(
+                options.backup_meta_s / 10, partial(autobackup, volume.meta, volume.objects, options.backup_meta_s)
+            )
+
+    def _fatal(self, error: VolumeError) -> None:
+        log.critical("%s; this mount ends", error)
+        self.failure = error
+        if not self._over.done():
+            self._over.set_result(None)
