@@ -18,8 +18,9 @@ from core.errors import FsError
 from core.meta.base import EXECUTE, WRITE
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.meta import StatFs
-from core.meta.records import DIRECTORY, FLAG_APPEND, FLAG_IMMUTABLE, Attr, NodePatch
+from core.meta.records import DIRECTORY, FILE, FLAG_APPEND, FLAG_IMMUTABLE, Attr, NodePatch
 from core.meta.store import Tx
+from core.vfs.layouts import LEAST
 from core.vfs.posix.nodes import Node, PosixBase
 
 #: df waits this long for fresh counters if there are older ones (semantics §2.5).
@@ -65,7 +66,17 @@ class Attributes(PosixBase):
         if self.internal is not None and self.internal.is_internal(ino):
             return self.internal.node(ino)
         real = self.real(ino)
-        attr = await self.vfs.getattr(real)
+        try:
+            attr = await self.vfs.getattr(real)
+        except FsError as e:
+            gone = self.removed_directory(real) if e.errno == errno.ENOENT else None
+            if gone is None:
+                raise
+            return Node(ino, gone, 0)
+        if attr.type == DIRECTORY:
+            self.told(real, attr)
+        elif attr.type == FILE and attr.length >= LEAST and not self.vfs.blocks_known(real, attr):
+            attr = await self.vfs.getattr(real)  # this time with what it consists of
         return Node(ino, attr, self.blocks(real, attr))
 
     async def setattr(self, ino: int, change: Change, caller: Caller) -> Node:

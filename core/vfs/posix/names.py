@@ -16,7 +16,7 @@ import msgspec
 from core.errors import FsError
 from core.meta import keys as k
 from core.meta.base import show
-from core.meta.caller import Caller
+from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, IsDirectory
 from core.meta.records import (
     BLOCKDEV,
@@ -24,9 +24,12 @@ from core.meta.records import (
     DIRECTORY,
     FIFO,
     FILE,
+    FLAG_APPEND,
+    FLAG_IMMUTABLE,
     MAX_SYMLINK,
     SOCKET,
     SYMLINK,
+    TRASH,
     TRASH_NAME,
     Attr,
 )  # fmt: skip
@@ -94,7 +97,7 @@ class Names(PosixBase):
         above = self.real(parent)
         ino, attr = await self.meta.mknod(above, name, kind, mode & 0o7777, umask, caller, rdev=rdev, target=target)
         self.changed(above)
-        return Node(ino, attr, self.blocks(ino, attr))
+        return await self.node(ino, attr)
 
     async def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Node:
         """One more name for a file, also for one that has none any more (O_TMPFILE)."""
@@ -135,7 +138,7 @@ class Names(PosixBase):
         self.require_ordinary_name(parent, name)
         above = self.real(parent)
         try:
-            ino = await self.meta.unlink(above, name, caller)
+            ino = await self.meta.unlink(above, name, _authority(caller, above))
         except IsDirectory as e:
             raise FsError(errno.EISDIR, e.strerror or "") from None
         self.entry_removed(above, name)
@@ -146,7 +149,10 @@ class Names(PosixBase):
         self.require_writable()
         self.require_ordinary_name(parent, name)
         above = self.real(parent)
-        await self.meta.rmdir(above, name, caller)
+        if self.config.ioctl:
+            await self._require_unmarked(above, name)
+        ino = await self.meta.rmdir(above, name, _authority(caller, above))
+        self.directory_removed(ino)
         self.entry_removed(above, name)
         self.changed(above)
 
@@ -162,11 +168,12 @@ class Names(PosixBase):
         ):
             raise FsError(errno.EINVAL, f"rename flags {flags:#x} are unknown or can't be combined")
         source, target = self.real(parent), self.real(new_parent)
+        who = _authority(caller, source, target)
         try:
             if flags & RENAME_WHITEOUT:
-                ino = await rename_with_whiteout(self.meta, source, name, target, new_name, flags, caller)
+                ino = await rename_with_whiteout(self.meta, source, name, target, new_name, flags, caller, who)
             else:
-                ino = await self.meta.rename(source, name, target, new_name, flags, caller)
+                ino = await self.meta.rename(source, name, target, new_name, flags, who)
         except FsError as e:
             if e.errno == errno.EPERM and await self._is_inside(target, source, name):
                 raise FsError(errno.EINVAL, f"{show(name)}: a directory can't move below itself") from None
@@ -180,6 +187,12 @@ class Names(PosixBase):
         self.changed(target)
         self.changed(ino)
 
+    async def _require_unmarked(self, parent: int, name: bytes) -> None:
+        """The engine asks only whether the directory above is marked immutable or append-only (semantics §4.6)."""
+        _, attr = await self.meta.lookup(parent, name)
+        if attr.flags & (FLAG_IMMUTABLE | FLAG_APPEND):
+            raise FsError(errno.EPERM, f"{show(name)}: is immutable or append-only (chattr -i -a lifts that)")
+
     async def _is_inside(self, directory: int, parent: int, name: bytes) -> bool:
         """Does the name lead to this directory or to the one above it? The engine calls that EPERM, Linux EINVAL."""
         try:
@@ -187,3 +200,9 @@ class Names(PosixBase):
             return ino == directory or ino == (await self.meta.getattr(directory)).parent
         except FsError:
             return False
+
+
+def _authority(caller: Caller, *parents: int) -> Caller:
+    """Who removes and moves. The engine tests sticky directories by uid alone; where the kernel has decided (with
+    capabilities, and for directories as Linux does) its word counts. The trash has rules that it doesn't know."""
+    return caller if caller.check or any(parent >= TRASH for parent in parents) else ROOT_CALLER

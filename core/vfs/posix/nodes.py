@@ -8,8 +8,11 @@ An inode of a call is the mount's: 1 is its root, which with --subdir is another
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
 
 from core.errors import FsError
 from core.meta.base import show
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 #: What special files are called with --prefix-internal (semantics §12.1).
 PREFIX: Final = b".jfs"
+
+#: Directories remembered for the case that they are removed while in use.
+_MAX_TOLD: Final = 2048
 
 
 class Node(NamedTuple):
@@ -63,6 +69,8 @@ class PosixBase:
         self.trash_name = PREFIX + TRASH_NAME if self.config.prefix_internal else TRASH_NAME
         self._root = self.config.root
         self._listings: dict[int, set[Listing]] = {}  # real directory -> open listings that hold entries of it
+        self._told: OrderedDict[int, Attr] = OrderedDict()  # directories whose attributes were told lately
+        self._removed: OrderedDict[int, Attr] = OrderedDict()  # those that were removed here since
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
@@ -86,7 +94,37 @@ class PosixBase:
         if since is not None and attr.type == FILE:
             seen = self.vfs.looked_nowait(ino, attr, since)
             attr = await self.vfs.looked(ino, attr, since) if seen is None else seen
+        elif attr.type == DIRECTORY:
+            self.told(ino, attr)
         return Node(self.shown(ino), attr, self.blocks(ino, attr))
+
+    # A directory that was removed may still be somebody's working directory, or open.
+
+    def told(self, ino: int, attr: Attr) -> None:
+        """Attributes of a directory went to the kernel: all that will be known of it once it is removed."""
+        told = self._told
+        told[ino] = attr
+        if len(told) > _MAX_TOLD:
+            told.popitem(last=False)
+
+    def directory_removed(self, ino: int) -> None:
+        """By this mount: remembered until the kernel forgets it, as far as there is room."""
+        attr = self._told.pop(ino, None)
+        if attr is not None:
+            self._removed[ino] = msgspec.structs.replace(attr, nlink=0, ctime_ns=self.meta.clock_ns())
+            if len(self._removed) > _MAX_TOLD:
+                self._removed.popitem(last=False)
+
+    def removed_directory(self, ino: int) -> Attr | None:
+        """Attributes of a directory that isn't there any more, whoever removed it."""
+        if ino in self._told:
+            self.directory_removed(ino)
+        return self._removed.get(ino)
+
+    def forget(self, ino: int) -> None:
+        """The kernel doesn't know the inode any more."""
+        if self._removed:
+            self._removed.pop(ino, None)
 
     def is_settled(self, node: Node) -> bool:
         """False: looking again would tell more (how much of a large file are holes), so nobody should remember it."""

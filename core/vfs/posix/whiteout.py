@@ -17,12 +17,14 @@ from core.meta.store import DELETE, PATCH, PUT, Tx
 
 
 async def rename_with_whiteout(
-    meta: Meta, src: int, src_name: bytes, dst: int, dst_name: bytes, flags: int, caller: Caller
-) -> int:
-    """Returns the inode that moved. flags: RENAME_WHITEOUT, with RENAME_NOREPLACE or without."""
+    meta: Meta, src: int, src_name: bytes, dst: int, dst_name: bytes, flags: int, caller: Caller,
+    who: Caller,
+) -> int:  # fmt: skip
+    """Returns the inode that moved. flags: RENAME_WHITEOUT, with RENAME_NOREPLACE or without. caller: who gets the
+    whiteout; who: on whose authority things move."""
     if src >= TRASH or dst >= TRASH or meta.is_trash_name(src, src_name) or meta.is_trash_name(dst, dst_name):
         # The engine refuses it with the right words; nobody lays whiteouts in the trash.
-        return await meta.rename(src, src_name, dst, dst_name, flags, caller)
+        return await meta.rename(src, src_name, dst, dst_name, flags, who)
     meta.require_writable()
     meta.require_name(dst_name)
     trash = await meta.trash_dir(dst)
@@ -31,7 +33,7 @@ async def rename_with_whiteout(
     async def body(tx: Tx) -> tuple[Tx, int]:
         found = await tx.walk((src, [src_name]), (dst, [dst_name]), last_free=True)
         plain = flags & RENAME_NOREPLACE & ~RENAME_WHITEOUT
-        moved = await meta._rename(tx, found, (src, src_name), (dst, dst_name), plain, caller, trash, None)
+        moved = await meta._rename(tx, found, (src, src_name), (dst, dst_name), plain, who, trash, None)
         gone = (DELETE, k.entry(src, src_name), None)
         if gone not in tx.writes:
             return tx, moved  # the same name, or two names of one inode: nothing moves, nothing is left behind

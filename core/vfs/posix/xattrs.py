@@ -12,10 +12,13 @@ import errno
 from typing import Final
 
 from core.errors import FsError
+from core.meta import keys as k
 from core.meta.acl import XATTR_ACCESS, XATTR_DEFAULT
 from core.meta.base import show
 from core.meta.caller import ROOT_CALLER, Caller
-from core.meta.records import FLAG_APPEND, FLAG_IMMUTABLE, FLAG_SKIP_TRASH
+from core.meta.inode import XATTR_CREATE, XATTR_REPLACE
+from core.meta.records import FLAG_APPEND, FLAG_IMMUTABLE, FLAG_SKIP_TRASH, NodePatch
+from core.meta.store import Tx
 from core.vfs.posix.attributes import Attributes
 
 #: chattr's letters s, i and a (linux/fs.h) -> flags of an inode
@@ -29,6 +32,9 @@ _KNOWN: Final = FLAG_SKIP_TRASH | FLAG_IMMUTABLE | FLAG_APPEND
 _CAPABILITY: Final = b"security.capability"
 _SELINUX: Final = b"security.selinux"
 _ACLS: Final = frozenset((XATTR_ACCESS, XATTR_DEFAULT))
+#: Linux knows no other ones. What doors of another kind keep under names of their own (`s3-etag`) isn't listed, so that
+#: programs that copy attributes don't stumble over them; it can be read by name.
+_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.")
 
 
 class Xattrs(Attributes):
@@ -47,7 +53,15 @@ class Xattrs(Attributes):
             return False  # whatever else is there means something to another file system
         return config.xattr or config.cap
 
+    @staticmethod
+    def _in_namespace(name: bytes) -> bool:
+        return any(name.startswith(space) and len(name) > len(space) for space in _NAMESPACES)
+
     def _require_xattr(self, name: bytes) -> None:
+        if not self._in_namespace(name):
+            raise FsError(
+                errno.ENOTSUP, f"extended attribute {show(name[:60])!r}: names begin with user., trusted. or security."
+            )
         if not self.has_xattr(name):
             switch = "the volume's ACLs" if name in _ACLS else {
                 _CAPABILITY: "--enable-cap", _SELINUX: "--enable-selinux"
@@ -71,9 +85,40 @@ class Xattrs(Attributes):
         if name in _ACLS and not caller.check and kill_sgid is not None:
             # Ownership was checked by the kernel, so all that is left of the caller is that one question.
             who = Caller((await self.meta.getattr(real)).uid or 1, ()) if kill_sgid else ROOT_CALLER
-        await self.meta.setxattr(real, name, value, flags, who)
         if name in _ACLS:
-            self.changed(real)
+            await self.meta.setxattr(real, name, value, flags, who)
+        else:
+            await self._store(real, name, value, flags)
+        self.changed(real)
+
+    async def _store(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
+        """Set or (None) remove, and mark the change of the inode, as Linux does and the engine doesn't."""
+        meta = self.meta
+        meta.require_writable()
+        meta.require_xattr(name, value)
+        if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+            raise FsError(errno.EINVAL, f"xattr flags {flags:#x} can't be combined")
+
+        async def body(tx: Tx) -> None:
+            if tx.attempt:
+                (attr,) = await tx.peek(k.node(ino))
+                if attr is None:
+                    raise FsError(errno.ENOENT, f"inode {ino} does not exist")
+            if flags or value is None:
+                (old,) = await tx.read(k.xattr(ino, name))
+                if flags == XATTR_CREATE and old is not None:
+                    raise FsError(errno.EEXIST, f"inode {ino} has extended attribute {show(name)!r} already")
+                if flags != XATTR_CREATE and old is None:
+                    raise FsError(errno.ENODATA, f"inode {ino} has no extended attribute {show(name)!r}")
+            if value is None:
+                tx.delete(k.xattr(ino, name))
+                meta.log_change(tx, "REMOVEXATTR", ino, name)
+            else:
+                tx.put(k.xattr(ino, name), value)
+                meta.log_change(tx, "SETXATTR", ino, name, value, flags)
+            tx.patch(ino, NodePatch(ctime_ns=meta.clock_ns()))
+
+        await meta.store.transact(body)
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """ENODATA if it isn't there or not switched on."""
@@ -81,10 +126,17 @@ class Xattrs(Attributes):
             raise FsError(errno.ENODATA, f"inode {ino} has no extended attribute {show(name[:60])!r}")
         return await self.meta.getxattr(self.real(ino), name)
 
-    async def listxattr(self, ino: int) -> list[bytes]:
+    async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
+        """trusted.* is for root only."""
         if self.is_special_inode(ino):
             return []
-        return [name for name in await self.meta.listxattr(self.real(ino)) if self.has_xattr(name)]
+        return [
+            name
+            for name in await self.meta.listxattr(self.real(ino))
+            if self.has_xattr(name)
+            and self._in_namespace(name)
+            and (caller.uid == 0 or not name.startswith(b"trusted."))
+        ]
 
     async def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
         self.require_writable()
@@ -93,9 +145,11 @@ class Xattrs(Attributes):
         real = self.real(ino)
         if self.config.ioctl:
             await self._require_changeable(real, touch=False)
-        await self.meta.removexattr(real, name, caller if caller.check else ROOT_CALLER)
         if name in _ACLS:
-            self.changed(real)
+            await self.meta.removexattr(real, name, caller if caller.check else ROOT_CALLER)
+        else:
+            await self._store(real, name, None)
+        self.changed(real)
 
     # -- chattr ------------------------------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ class AttributeHandlers(Translate):
 
     async def listxattr(self, call: Call, size: int) -> Buffer:
         self._require_xattrs()
-        names = await self.posix.listxattr(call.nodeid)
+        names = await self.posix.listxattr(call.nodeid, self.caller(call))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     async def removexattr(self, call: Call, name: bytes) -> Buffer:
@@ -140,8 +140,7 @@ class AttributeHandlers(Translate):
             if len(data) not in (4, 8):
                 raise FsError(errno.EINVAL, f"SETFLAGS with {len(data)} bytes; 4 or 8 are possible")
             (wanted,) = struct.unpack_from("=I", data)
-            await self.posix.set_flags(call.nodeid, wanted, self.caller(call))
-            return replies.ioctl(0)
+            return await self._set_flags(call, wanted)
         if cmd == FSGETXATTR:
             found = await self.posix.get_flags(call.nodeid)
             xflags = sum(x for x, flag in _XFLAGS.items() if found & flag)
@@ -158,7 +157,13 @@ class AttributeHandlers(Translate):
         if xflags & ~sum(_XFLAGS) or extent_size or project or cow_size:
             raise FsError(errno.ENOTSUP, "only the flags immutable and append-only can be stored")
         wanted = kept | sum(flag for x, flag in _XFLAGS.items() if xflags & x)
+        return await self._set_flags(call, wanted)
+
+    async def _set_flags(self, call: Call, wanted: int) -> Buffer:
         await self.posix.set_flags(call.nodeid, wanted, self.caller(call))
+        forget = self.posix.vfs.invalidate
+        if forget is not None:
+            await forget(call.nodeid)  # the kernel doesn't know that an ioctl moved the change time
         return replies.ioctl(0)
 
 

@@ -25,10 +25,12 @@ class NameHandlers(Translate):
             raise
 
     def forget(self, call: Call, nlookup: int) -> None:
-        """Nothing is kept per inode that the kernel knows: a number is all it takes to find it again."""
+        """Next to nothing is kept per inode that the kernel knows: a number is all it takes to find it again."""
+        self.posix.forget(call.nodeid)
 
     def batch_forget(self, call: Call, items: Sequence[tuple[int, int]]) -> None:
-        return None
+        for nodeid, _ in items:
+            self.posix.forget(nodeid)
 
     async def readlink(self, call: Call) -> Buffer:
         return await self.posix.readlink(call.nodeid)

@@ -146,6 +146,21 @@ class TestNames(PosixSuite):
         await posix.rmdir(ROOT, b"d", ROOT_CALLER)
         assert await mount.names() == []
 
+    async def test_a_removed_directory_can_be_looked_at_by_who_holds_it(self, mount: Mount, more: Any) -> None:
+        posix, other = mount.posix, await more()
+        inos = [await mount.mkdir(name, mode=0o751) for name in (b"a", b"b", b"c", b"d")]
+        await posix.rmdir(ROOT, b"a", ROOT_CALLER)
+        await posix.rename(ROOT, b"c", ROOT, b"b", 0, ROOT_CALLER)
+        await other.posix.rmdir(ROOT, b"d", ROOT_CALLER)
+        for ino in (inos[0], inos[1], inos[3]):
+            attr = await mount.attr(ino)
+            assert (attr.type, attr.mode, attr.nlink) == (DIRECTORY, 0o751, 0)
+            await refused(errno.ENOENT, mount.mkdir(b"x", ino))
+            await refused(errno.ENOENT, mount.find(b".", ino))
+            posix.forget(ino)
+            await refused(errno.ENOENT, posix.getattr(ino))
+        assert (await mount.attr(inos[2])).nlink == 2
+
     async def test_a_file_without_a_name_gets_one_again(self, mount: Mount) -> None:
         """linkat(AT_EMPTY_PATH) of an O_TMPFILE file."""
         posix = mount.posix

@@ -32,16 +32,28 @@ class TestAttributes(PosixSuite):
         await posix.setxattr(file, b"security.evm", b"", 0, KERNEL)
         assert await posix.getxattr(file, b"trusted.b") == b"\0" * 65536
         assert await posix.getxattr(file, b"security.evm") == b""
-        assert await posix.listxattr(file) == [b"security.evm", b"trusted.b", b"user.a"]
+        assert await posix.listxattr(file, ROOT_CALLER) == [b"security.evm", b"trusted.b", b"user.a"]
         await refused(errno.EEXIST, posix.setxattr(file, b"user.a", b"2", CREATE, KERNEL))
         await posix.setxattr(file, b"user.a", b"2", REPLACE, KERNEL)
         await refused(errno.ENODATA, posix.setxattr(file, b"user.c", b"2", REPLACE, KERNEL))
         await refused(errno.ERANGE, posix.setxattr(file, b"user.c", b"x" * 65537, 0, KERNEL))
         await refused(errno.ERANGE, posix.setxattr(file, b"user." + b"c" * 251, b"x", 0, KERNEL))
         await refused(errno.EINVAL, posix.setxattr(file, b"user.c", b"x", 3, KERNEL))
+        assert await posix.listxattr(file, KERNEL) == [b"security.evm", b"user.a"]
+        await refused(errno.ENOENT, posix.setxattr(4711, b"user.a", b"1", 0, KERNEL))
+        before = await mount.attr(file)
         await posix.removexattr(file, b"user.a", KERNEL)
+        assert (await mount.attr(file)).ctime_ns > before.ctime_ns
         await refused(errno.ENODATA, posix.removexattr(file, b"user.a", KERNEL))
         await refused(errno.ENODATA, posix.getxattr(file, b"user.a"))
+
+    async def test_names_of_other_doors_can_be_read_only(self, mount: Mount) -> None:
+        posix, file = mount.posix, await mount.touch(b"f")
+        await posix.meta.setxattr(file, b"s3-etag", b"1")
+        assert await posix.getxattr(file, b"s3-etag") == b"1"
+        assert await posix.listxattr(file, ROOT_CALLER) == []
+        for name in (b"s3-etag", b"user.", b"user", b".a"):
+            await refused(errno.ENOTSUP, posix.setxattr(file, name, b"1", 0, ROOT_CALLER))
 
     async def test_switches(self, more: Any, mount: Mount) -> None:
         file = await mount.touch(b"f")
@@ -56,12 +68,12 @@ class TestAttributes(PosixSuite):
                     value = RULE if name == ACCESS else b"v"
                     await posix.setxattr(file, name, value, 0, ROOT_CALLER)
                     assert await posix.getxattr(file, name) == value
-                    assert name in await posix.listxattr(file)
+                    assert name in await posix.listxattr(file, ROOT_CALLER)
                 else:
                     await refused(errno.ENOTSUP, posix.setxattr(file, name, b"v", 0, ROOT_CALLER))
                     await refused(errno.ENOTSUP, posix.removexattr(file, name, ROOT_CALLER))
                     await refused(errno.ENODATA, posix.getxattr(file, name))
-                    assert name not in await posix.listxattr(file)
+                    assert name not in await posix.listxattr(file, ROOT_CALLER)
 
 
 class TestACLs(PosixSuite):
@@ -107,7 +119,7 @@ class TestACLs(PosixSuite):
         assert await posix.getxattr(sub.ino, DEFAULT) == to_xattr(rule)
         link = await posix.symlink(d, b"l", b"x", KERNEL)
         await refused(errno.ENODATA, posix.getxattr(link.ino, ACCESS))
-        assert await posix.listxattr(sub.ino) == [ACCESS, DEFAULT]
+        assert await posix.listxattr(sub.ino, KERNEL) == [ACCESS, DEFAULT]
         minimal = to_xattr(Rule(owner=7, group=4, other=0))
         await posix.setxattr(d, DEFAULT, minimal, 0, ROOT_CALLER)
         assert (await posix.mknod(d, b"g", 0o100777, 0, 0o077, KERNEL)).attr.mode == 0o740
@@ -168,6 +180,7 @@ class TestFlags(PosixSuite):
         await posix.set_flags(d, FS_APPEND, ROOT_CALLER)
         await mount.touch(b"g", d)
         await refused(errno.EPERM, posix.unlink(d, b"f", ROOT_CALLER))
+        await refused(errno.EPERM, posix.rmdir(ROOT, b"d", ROOT_CALLER))
         await posix.set_flags(d, FS_IMMUTABLE, ROOT_CALLER)
         await refused(errno.EPERM, mount.touch(b"h", d))
         await refused(errno.EPERM, posix.rename(d, b"f", ROOT, b"f", 0, ROOT_CALLER))
