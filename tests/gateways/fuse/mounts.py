@@ -6,7 +6,7 @@
         with mount.second() as other:      # another process, the same volume
             ...
 
-The program is `sluice mount` in the foreground. Databases start once per test process and are shared; every mount
+The program is `sluice mount` in the foreground, or with SUITE_PROGRAM=bare the door's own process without a holder. Databases start once per test process and are shared; every mount
 gets a fresh volume without trash. A mount that doesn't answer is aborted, so that a test fails instead of hanging.
 """
 
@@ -104,10 +104,13 @@ class Mount:
 
     def command(self) -> list[str]:
         cache = self.folder / f"cache{self.number}"
-        return [
-            sys.executable, "-m", "sluicefs", "mount", self.meta_url, str(self.point), "--cache-dir", str(cache),
-            *self.flags,
-        ]  # fmt: skip
+        if os.environ.get("SUITE_PROGRAM") == "bare":
+            program = ["gateways.fuse"]
+            flags = [f for f in self.flags if f not in ("--atime-mode", "strictatime")]
+        else:
+            program = ["sluicefs", "mount"]
+            flags = list(self.flags)
+        return [sys.executable, "-m", *program, self.meta_url, str(self.point), "--cache-dir", str(cache), *flags]
 
     def start(self) -> None:
         require_fuse()

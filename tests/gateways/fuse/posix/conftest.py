@@ -24,15 +24,11 @@ TEAM = 60100
 _numbers = itertools.count(1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "every_engine: runs on every engine also in the fast set")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" not in metafunc.fixturenames:
         return
     everywhere = metafunc.definition.get_closest_marker("every_engine") is not None
-    given = "SUITE_PLACES" in os.environ
+    given = places.given()
     parameters = []
     for name in places.chosen():
         fast = given or name in places.FAST or (everywhere and name not in places.REFERENCES)

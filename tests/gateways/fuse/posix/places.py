@@ -35,8 +35,6 @@ _LACKS: Final[dict[str, dict[str, str]]] = {
     "tmpfs": {
         "zero_range": "tmpfs can't zero a range",
         "collapse": "tmpfs can't shift bytes",
-        "fsync_times": "",
-        "many_names": "",
     },
     "ext4": {},
 }
@@ -53,8 +51,6 @@ class Place:
         self.root = root
         self.mount = mount
         self._lacks = _OURS if mount else _LACKS.get(name, {})
-        self._read_only: Path | None = None
-        self._stack: list[Path] = []
 
     @property
     def ours(self) -> bool:
@@ -73,16 +69,17 @@ class Place:
         time.sleep(TICK_S)
 
     @contextmanager
-    def read_only(self) -> Iterator[Path]:
-        """The same files, read-only: another mount of a volume, a bind mount of a reference."""
+    def second(self, *, read_only: bool = False) -> Iterator[Path]:
+        """The same files at another mount point: another process for a volume, a bind mount for a reference."""
         if self.mount:
-            with self.mount.second(*FLAGS, "--read-only") as other:
+            with self.mount.second(*FLAGS, *(("--read-only",) if read_only else ())) as other:
                 yield other.point
             return
-        point = fast_folder("sluice-ro-")
+        point = fast_folder("sluice-second-")
         subprocess.run(["mount", "--bind", self.root, point], check=True)
         try:
-            subprocess.run(["mount", "-o", "remount,ro,bind", point], check=True)
+            if read_only:
+                subprocess.run(["mount", "-o", "remount,ro,bind", point], check=True)
             yield point
         finally:
             umount2(point, 2)
@@ -124,6 +121,11 @@ def _reference(name: str) -> Iterator[Path]:
     finally:
         umount2(point, 2)
         subprocess.run(["rm", "-rf", "--one-file-system", folder], check=False)
+
+
+def given() -> bool:
+    """Whether somebody asked for certain places; everything runs there then."""
+    return bool(os.environ.get("SUITE_PLACES"))
 
 
 def chosen() -> list[str]:

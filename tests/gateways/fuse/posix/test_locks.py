@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """flock(2), record locks of processes (fcntl F_SETLK) and of open files (F_OFD_SETLK), between processes.
 
-The same tests run against one mount and, for a volume of ours, between two mounts of it in processes of their own.
+The same tests run within one mount and between two; two mounts of a volume are served by processes of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from tests.gateways.fuse.posix import calls
 from tests.gateways.fuse.posix.actors import People, User
 from tests.gateways.fuse.posix.expect import fails, name_of_error, outcome
-from tests.gateways.fuse.posix.places import FLAGS, Place
+from tests.gateways.fuse.posix.places import Place
 
 R, W, U = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 SH, EX, UN, NB = fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN, fcntl.LOCK_NB
@@ -30,13 +30,11 @@ BUSY = (errno.EAGAIN, errno.EACCES)
 @pytest.fixture(scope="module", params=["same mount", "two mounts"])
 def elsewhere(place: Place, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Root of the place as the other process sees it."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "same mount":
-            yield place.root
-        elif place.mount is None:
-            pytest.skip(f"{place.name} has one mount")
-        else:
-            yield stack.enter_context(place.mount.second(*FLAGS)).point
+    if request.param == "same mount":
+        yield place.root
+    else:
+        with place.second() as root:
+            yield root
 
 
 class Pair(NamedTuple):
