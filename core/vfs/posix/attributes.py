@@ -83,6 +83,18 @@ class Attributes(PosixBase):
         """Change attributes; the size first, as truncate does, then the rest in one step (2 trips each)."""
         if self.internal is not None and self.internal.is_internal(ino):
             return self.internal.node(ino)  # `echo > .control` must not fail for the truncation
+        try:
+            return await self._setattr(ino, change, caller)
+        except FsError as e:
+            gone = self.removed_directory(self.real(ino)) if e.errno == errno.ENOENT else None
+            if gone is None:
+                raise
+            wanted = {name: value for name, value in self._wanted(change, caller).items() if value != "now"}
+            changed = msgspec.structs.replace(gone, ctime_ns=self.meta.clock_ns(), **wanted)
+            self._removed[self.real(ino)] = changed
+            return Node(ino, changed, 0)
+
+    async def _setattr(self, ino: int, change: Change, caller: Caller) -> Node:
         self.require_writable()
         real = self.real(ino)
         if self.config.ioctl:

@@ -16,6 +16,7 @@ import pytest
 
 from core.meta.caller import ROOT_CALLER
 from core.meta.records import DIRECTORY, FIFO, SOCKET, SYMLINK, TRASH, Attr
+from core.vfs.posix.attributes import Change
 from core.vfs.posix.nodes import Node
 from tests.unit.vfs.posix.names_mount import CHARDEV, FILE, KERNEL, ROOT, Mount, PosixSuite, refused
 
@@ -155,6 +156,8 @@ class TestNames(PosixSuite):
         for ino in (inos[0], inos[1], inos[3]):
             attr = await mount.attr(ino)
             assert (attr.type, attr.mode, attr.nlink) == (DIRECTORY, 0o751, 0)
+            assert (await posix.setattr(ino, Change(mode=0o700), ROOT_CALLER)).attr.mode == 0o700
+            assert (await mount.attr(ino)).mode == 0o700
             await refused(errno.ENOENT, mount.mkdir(b"x", ino))
             await refused(errno.ENOENT, mount.find(b".", ino))
             posix.forget(ino)
