@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from core.volume import Volume, open_objects, open_volume
 from gateways.fuse import mount as mounting
 from gateways.fuse.door import Door, DoorOptions
 from gateways.fuse.handlers import Ttl
+from gateways.fuse.holder import runtime
 from gateways.fuse.session import Options
 from sluicefs.fuse_options import KernelOptions, may_allow_other, parse_labels, parse_o, parse_owner, parse_umask
 from sluicefs.options import volume_options
@@ -132,6 +134,25 @@ async def prove_store(fmt: Format, wish: Wish) -> None:
         raise ConfigError(f"--check-storage: {e}") from e
     finally:
         await objects.close()
+
+
+def with_copies(wish: Wish, uuid: str) -> DoorOptions:
+    """The door's options with a folder for what the kernel reads by itself: beside the cache, or in /var/tmp. It is
+    named after the mount, for the process that takes over."""
+    found = mounting.find_mount(wish.mount_point)
+    if not wish.door.session.passthrough or found is None:
+        return wish.door
+    name = f"passed-{found.device.replace(':', '.')}"
+    first = str(wish.volume.get("cache_dir") or "").partition(":")[0]
+    if glob.has_magic(first):
+        first = ""
+    try:
+        base = os.path.join(first, uuid) if first else runtime.private(f"/var/tmp/sluicefs-{os.geteuid()}")  # noqa: S108
+        os.makedirs(os.path.join(base, name), mode=0o700, exist_ok=True)
+    except OSError as e:
+        log.warning("passthrough is off: no folder for its copies: %s", e.strerror)
+        return msgspec.structs.replace(wish.door, passthrough=False)
+    return msgspec.structs.replace(wish.door, copies_in=os.path.join(base, name))
 
 
 def opener(wish: Wish) -> Callable[[], Any]:

@@ -8,9 +8,9 @@ only then requests.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
+import shutil
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,10 +28,12 @@ from core.vfs.vfs import VFS
 from core.volume import Volume
 from gateways.fuse.access_log import Observer
 from gateways.fuse.handlers import PosixOperations, Ttl
+from gateways.fuse.invalidation import PageInvalidator
 from gateways.fuse.passthrough import PassthroughHandlers
 from gateways.fuse.patience import PatientOperations
 from gateways.fuse.server import FuseServer
-from gateways.fuse.session import Negotiated, Options
+from gateways.fuse.session import Options
+from gateways.fuse.wire.constants import Init
 
 log = logging.getLogger("sluice.fuse")
 
@@ -49,6 +51,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     subdir: bytes = b""
     readdir_cache: bool = False
     passthrough: bool = True
+    copies_in: str | None = None  # a private folder, for files that the kernel reads by itself
     patience_s: float = 300
     heartbeat_s: int = 12
     jobs: bool = True
@@ -66,7 +69,7 @@ class Table(Keeper, Protocol):
     def replayed(self) -> int: ...
 
 
-class Handlers(PassthroughHandlers, PosixOperations):
+class Handlers(PassthroughHandlers, PosixOperations):  # type: ignore[misc]  # a mixin in front repeats signatures
     """All requests of a mount: what the kernel may do by itself, and the rest."""
 
 
@@ -80,7 +83,6 @@ class Door:
         self._keeper: Keeper = table or NoKeeper()
         self._saved: dict[str, Any] = {}
         self.failure: VolumeError | None = None  # the volume is gone: nothing more may be written to it
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.server: FuseServer
         self.posix: Posix
         self.internal: InternalFiles
@@ -107,26 +109,26 @@ class Door:
             await self._recover()
         handlers = Handlers(self.posix, options.ttl, readdir_cache=options.readdir_cache)
         self.server = FuseServer(PatientOperations(handlers), options.session)
+        self.server.observe(Observer(self.internal.access_log, self.internal.metrics, warn=log.warning))
+        self._invalidator = PageInvalidator(self.server)
+        self.vfs.invalidate = self._invalidator
         agreed = saved.get("negotiated")
-        await self.server.start(fd, Negotiated.from_dict(agreed) if agreed else None)
-        observer = Observer(self.internal.access_log, self.internal.metrics, warn=log.warning)
-        self.server.channel.on_answer = observer.on_answer
+        if agreed and options.passthrough and agreed["flags"] & Init.PASSTHROUGH:
+            # Before the first request: what the kernel reads by itself has to follow every change.
+            await handlers.attach(fd, self._place()).resume()
+        await self.server.start(fd, agreed)
+        if not agreed and options.passthrough and self.server.negotiated.has(Init.PASSTHROUGH):
+            handlers.attach(fd, self._place()).start_afresh()
         if self._table is not None and not agreed:
             self._saved["negotiated"] = self.server.negotiated.to_dict()
             self._table.save(self._saved)
         if agreed:
             self.server.notify.resend()
-        if options.passthrough:
-            handlers.attach(fd)
         self._jobs()
 
     async def wait(self) -> None:
         """Until the kernel has ended the connection, or the volume is gone (`failure`)."""
-        kernel = asyncio.ensure_future(self.server.wait())
-        try:
-            await asyncio.wait((kernel, self._over), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            kernel.cancel()
+        await self.server.wait()
 
     async def hand_over(self) -> None:
         """Stop serving, so that another process can go on: what was taken is recorded, session and handles stay."""
@@ -143,8 +145,15 @@ class Door:
         """The end of the mount: everything is recorded, handles are closed. The session ends with the volume."""
         await self.server.stop(timeout_s=1)
         await self.vfs.close()
+        self._invalidator.close()
+        if self.options.copies_in is not None and self._table is not None:
+            shutil.rmtree(self.options.copies_in, ignore_errors=True)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _place(self) -> str | None:
+        """Only a mount that outlives its process needs copies with names."""
+        return self.options.copies_in if self._table is not None else None
 
     async def _root(self) -> int:
         subdir = self.options.subdir.strip(b"/")
@@ -194,5 +203,4 @@ class Door:
     def _fatal(self, error: VolumeError) -> None:
         log.critical("%s; this mount ends", error)
         self.failure = error
-        if not self._over.done():
-            self._over.set_result(None)
+        self.server.give_up()

@@ -182,7 +182,8 @@ def _work(line: HolderLine, meta_url: str, path: str, process: dict[str, Any], o
             if not wishes:
                 fmt = await fuse_door.look_up(meta_url)
                 hide(fmt.secret_key, fmt.session_token)
-                wishes.append(fuse_door.make_wish(meta_url, path, fmt, options))
+                wish = fuse_door.make_wish(meta_url, path, fmt, options)
+                wishes.append(wish._replace(door=fuse_door.with_copies(wish, fmt.uuid)))
             return await fuse_door.opener(wishes[0])()
 
         return await worker.Worker(

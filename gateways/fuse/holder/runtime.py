@@ -15,13 +15,17 @@ import struct
 
 
 def folder() -> str:
-    """Made if it is missing. OSError if somebody else could reach into it."""
+    """Where sockets are; see `private`."""
     uid = os.geteuid()
     if uid == 0:
-        path = "/run/sluicefs" if os.path.isdir("/run") else "/tmp/sluicefs-0"  # noqa: S108 - checked below
-    else:
-        base = os.environ.get("XDG_RUNTIME_DIR", "")
-        path = f"{base}/sluicefs" if base and os.access(base, os.W_OK) else f"/tmp/sluicefs-{uid}"  # noqa: S108
+        return private("/run/sluicefs" if os.path.isdir("/run") else "/tmp/sluicefs-0")  # noqa: S108
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    return private(f"{base}/sluicefs" if base and os.access(base, os.W_OK) else f"/tmp/sluicefs-{uid}")  # noqa: S108
+
+
+def private(path: str) -> str:
+    """A folder of this user alone, made if it is missing. OSError if somebody else could reach into it."""
+    uid = os.geteuid()
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
