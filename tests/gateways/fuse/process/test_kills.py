@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers die at random moments under a load that knows every byte: no program may notice more than a pause."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.gateways.fuse.mounts import mounted
+from tests.gateways.fuse.process.running import kill_worker, load, log_of, serving_worker
+
+
+def survive(engine: str, kills: int, most_s: float, *flags: str) -> None:
+    with mounted(engine, "--enable-xattr", *flags) as mount:
+        with load(mount) as working:
+            rng = random.Random(working.seed)
+            for _ in range(kills):
+                kill_worker(mount, rng, most_s)
+                working.require_alive()
+            serving_worker(mount)
+            reports = working.finish()
+        took_over = log_of(mount).count("after a crash")
+        print(f"{kills} kills, {took_over} take-overs: {reports}")
+        assert took_over >= kills // 3
+        mount.check()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_killed_workers_cost_a_pause_and_nothing_else(engine: str) -> None:
+    survive(engine, 8, 3.0)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("engine", ["sqlite", "redis", "postgres"])
+def test_a_hundred_kills(engine: str) -> None:
+    survive(engine, 100, 4.0)
