@@ -32,8 +32,9 @@ class MountedPlace:
 
 @contextmanager
 def mounted_place() -> Iterator[Place]:
-    flags = shlex.split(os.environ.get("FUSE_TESTS_FLAGS", ""))
-    with mounted(os.environ.get("FUSE_TESTS_ENGINE", "redis"), *flags) as mount:
+    # What isn't on by default and what these programs use.
+    flags = ["--enable-xattr", "--enable-ioctl", *shlex.split(os.environ.get("FUSE_TESTS_FLAGS", ""))]
+    with mounted(os.environ.get("FUSE_TESTS_ENGINE", "redis"), *flags, enable_acl=True) as mount:
         place = MountedPlace(mount)
         yield place
         # What the programs believed, the volume's own checker confirms.

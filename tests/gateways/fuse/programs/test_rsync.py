@@ -15,12 +15,13 @@ from tests.servers.process import require
 
 def sync(source: Path, target: Path, *options: str) -> str:
     """What rsync changed, one line each. Times count to the nanosecond."""
-    return run("rsync", "-aHX", "--modify-window=-1", "--itemize-changes", *options, f"{source}/", f"{target}/").stdout
+    return run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", *options, f"{source}/", f"{target}/").stdout
 
 
 @sizes(fast=600, heavy=10_000)
 def test_rsync_both_ways(place: Place, size: int, tmp_path: Path, rng: random.Random) -> None:
     require("rsync", "apt-get install rsync")
+    require("setfacl", "apt-get install acl")
     source, there, back = tmp_path / "source", place.folder / "there", tmp_path / "back"
     make_tree(source, size, rng, xattrs=True)
     expected = describe(source, xattrs=True)

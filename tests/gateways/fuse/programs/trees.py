@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import stat
+import subprocess
 from pathlib import Path
 
 #: 2001-09-09, and a second before 1970: both must survive.
@@ -19,7 +20,9 @@ BEFORE_1970_NS = -1_500_000_000
 
 
 def make_tree(root: Path, files: int, rng: random.Random, *, xattrs: bool = False, largest: int = 300_000) -> None:
-    """`files` files in folders of about a hundred; some are links, executable, empty, sparse or have odd names."""
+    """`files` files in folders of about a hundred; some are links, executable, empty, sparse or have odd names.
+
+    xattrs: every tenth has an extended attribute and an ACL too."""
     root.mkdir(parents=True)
     noise = rng.randbytes(1 << 20)
     folder = root
@@ -47,6 +50,7 @@ def make_tree(root: Path, files: int, rng: random.Random, *, xattrs: bool = Fals
         path.chmod(rng.choice([0o644, 0o600, 0o755, 0o444, 0o4755, 0o2644]))
         if xattrs and number % 10 == 0:
             os.setxattr(path, "user.comment", f"number {number}".encode())
+            subprocess.run(["setfacl", "-m", "u:4321:rw,g:1234:r", path], check=True)
         when = BEFORE_1970_NS if kind > 0.98 else FIRST_TIME_NS + number * 1_000_000_007
         os.utime(path, ns=(when, when))
         written.append(path)
