@@ -28,12 +28,13 @@ from gateways.fuse.api import Call, Reply
 from gateways.fuse.operations import Operations
 from gateways.fuse.runners import Runner, Runners
 from gateways.fuse.wire.constants import UNIQUE_RESEND
-from gateways.fuse.wire.requests import OVERHEAD, Args, ProtocolError, decode
+from gateways.fuse.wire.requests import OVERHEAD, SMALL_WRITE, Args, ProtocolError, decode
 
 log = logging.getLogger("sluice.fuse")
 
-#: Requests per turn of the loop.
-BATCH: Final = 16
+#: Requests per turn of the loop: about 0.3 ms of it. More than one also where a single process asks: it often runs
+#: while we write its answer, and its next request is there before we look again (6.2 instead of 8–10 µs per stat).
+BATCH: Final = 32
 #: Buffers that are kept when no request uses them.
 SPARE_BUFFERS: Final = 16
 #: An answer up to this size is copied behind its header, which is cheaper than a vectored write.
@@ -207,8 +208,8 @@ class Channel:
                 runner.call, runner.name, runner.args, runner.started = call, name, args, started
                 self._running[call.unique] = runner
                 runner.start(answer)
-                if runner.busy and name == "write":
-                    # The data of the request is in the buffer until it is answered. (Small data was copied out.)
+                if runner.busy and name == "write" and args[2].nbytes > SMALL_WRITE:
+                    # The data of the request is in the buffer until it is answered.
                     runner.buffer = buffer
                     self._buffer = self._take_buffer()
             else:

@@ -3,8 +3,8 @@
 
 Pure functions. Every malformed request raises ProtocolError and nothing else. Besides the methods of `Operations` there
 are four messages of the session itself: `init`, `interrupt`, `destroy` and `notify_reply`.
-All lengths are checked against the request, never against the buffer, which is larger. Names are copied out; only the
-data of a write stays in the buffer.
+All lengths are checked against the request, never against the buffer, which is larger. Names are copied out; only
+the data of a large write stays in the buffer.
 Source: the kernel's public protocol header (linux/fuse.h); all numbers are in the machine's byte order.
 """
 
@@ -41,6 +41,10 @@ _new = tuple.__new__
 _RESEND_MASK: Final = UNIQUE_RESEND - 1
 
 
+#: Data of a write up to this size is copied out as well, so that a request that has to wait keeps only what it needs.
+SMALL_WRITE: Final = 16 << 10
+
+
 class ProtocolError(Exception):
     """A request that makes no sense. errno: what to answer; unique: to whom, or 0 if not even that is known."""
 
@@ -65,7 +69,7 @@ def decode(buffer: Buffer, length: int | None = None, *, setxattr_ext: bool = Tr
     size, opcode, unique, nodeid, uid, gid, pid, extensions, _ = _unpack_header(buffer)
     if size != length:
         raise ProtocolError(f"request {unique} says {size} bytes and brings {length}", unique=unique)
-    found = _TABLE.get(opcode)
+    found = (_TABLE if setxattr_ext else _SHORT_TABLE).get(opcode)
     if found is None:
         raise ProtocolError(f"opcode {opcode} is not known", errno.ENOSYS, unique)
     name, least, arguments = found
@@ -73,10 +77,7 @@ def decode(buffer: Buffer, length: int | None = None, *, setxattr_ext: bool = Tr
     if end < least:
         raise ProtocolError(f"{name}: {end - _START} bytes are too few", unique=unique)
     try:
-        if opcode == _SETXATTR and not setxattr_ext:
-            args = _setxattr_short(buffer, end)
-        else:
-            args = arguments(buffer, end)
+        args = arguments(buffer, end)
     except ProtocolError as e:
         raise ProtocolError(f"{name}: {e}", unique=unique) from None
     if unique > _RESEND_MASK:
@@ -265,6 +266,8 @@ def _write(buffer: Buffer, end: int) -> Args:
     if size != end - start:
         raise ProtocolError(f"{size} bytes were announced and {end - start} brought")
     data = memoryview(buffer)[start:end]
+    if size <= SMALL_WRITE:
+        data = memoryview(bytes(data))
     return (fh, offset, data, write_flags, owner if write_flags & WRITE_LOCKOWNER else 0, flags)
 
 
@@ -287,8 +290,6 @@ def _fsync(buffer: Buffer, end: int) -> Args:
 
 
 def _setxattr(buffer: Buffer, end: int) -> Args:
-    if end - _START < _FOUR32.size:
-        raise ProtocolError(f"{end - _START} bytes are too few")
     size, flags, extra, _ = _FOUR32.unpack_from(buffer, _START)
     name, value = _name_and_value(buffer, _START + _FOUR32.size, end, size)
     return (name, value, flags, extra)
@@ -363,8 +364,6 @@ def _init(buffer: Buffer, end: int) -> Args:
     return (major, minor, max_readahead, flags)
 
 
-_SETXATTR: Final = int(Opcode.SETXATTR)
-
 _Decoder = Callable[[Buffer, int], Args]
 
 
@@ -389,7 +388,7 @@ def _table() -> dict[int, tuple[str, int, _Decoder]]:
         (Opcode.STATFS, "statfs", 0, _nothing),
         (Opcode.RELEASE, "release", _RELEASE.size, _release),
         (Opcode.FSYNC, "fsync", _FSYNC.size, _fsync),
-        (Opcode.SETXATTR, "setxattr", _PAIR.size + 2, _setxattr),
+        (Opcode.SETXATTR, "setxattr", _FOUR32.size + 2, _setxattr),
         (Opcode.GETXATTR, "getxattr", _PAIR.size + 2, _getxattr),
         (Opcode.LISTXATTR, "listxattr", _PAIR.size, _first32),
         (Opcode.REMOVEXATTR, "removexattr", 2, _name),
@@ -425,3 +424,5 @@ def _table() -> dict[int, tuple[str, int, _Decoder]]:
 
 
 _TABLE: Final = _table()
+#: Without SETXATTR_EXT the structure before the name is half as long.
+_SHORT_TABLE: Final = {**_TABLE, int(Opcode.SETXATTR): ("setxattr", _START + _PAIR.size + 2, _setxattr_short)}
