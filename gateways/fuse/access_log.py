@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from core.meta.records import INTERNAL_BASE
 from core.vfs.internal.accesslog import AccessLog
 from core.vfs.internal.inodes import is_internal
 from core.vfs.internal.metrics import Metrics
@@ -72,8 +73,14 @@ class Observer:
             channel._methods.update(watched if on else plain)
             replies.clear()
 
+        count, log, slow_s = self._metrics.fuse, self._log, self._slow_s
+
         def answered(call: Call, name: str, args: Args, error: int, seconds: float, size: int) -> None:
-            self.on_answer(call, name, args, error, seconds, size, replies.pop(call.unique, None) if replies else None)
+            if log.listening or seconds >= slow_s or name == "write" or call[1] >= INTERNAL_BASE:
+                reply = replies.pop(call.unique, None)
+                self.on_answer(call, name, args, error, seconds, size, reply)
+            else:
+                count(name, seconds, error, size)
 
         channel.on_answer = answered
         self._log.on_listening = listening

@@ -2,13 +2,14 @@
 """Ties `Metrics` to an opened volume: what its parts do is counted from outside, by wrappers on this one client's
 objects. A client without metrics (a command, a test) pays nothing.
 
-Costs, measured: 0.5 µs per metadata operation, 0.2 µs per look into the cache, 1 µs per object request.
+Costs, measured: 0.9 µs per metadata operation, 0.3 µs per look into the cache, 1 µs per object request.
 Source: cli §11.2.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -67,7 +68,8 @@ def _meta(meta: Meta, metrics: Metrics) -> None:
 
 
 def _timed(method: Callable[..., Awaitable[Any]], name: str, metrics: Metrics) -> Callable[..., Awaitable[Any]]:
-    operation, everything, now = metrics.meta_method(name), metrics.meta_ops, time.perf_counter
+    operation, now = metrics.meta_method(name), time.perf_counter
+    cells, buckets = metrics.meta_ops.cells, metrics.meta_ops.buckets
 
     async def timed(*args: Any, **kwargs: Any) -> Any:
         start = now()
@@ -77,7 +79,7 @@ def _timed(method: Callable[..., Awaitable[Any]], name: str, metrics: Metrics) -
             seconds = now() - start
             operation.count += 1
             operation.seconds += seconds
-            everything.observe(seconds)
+            cells[bisect_left(buckets, seconds)] += 1
 
     return timed
 

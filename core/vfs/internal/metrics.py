@@ -70,6 +70,7 @@ class Metrics:
         self._start = clock()
         self.gauges: dict[str, Callable[[], float]] = {}
         self.fuse_ops = Histogram(_OPS)
+        self._fuse_cells = self.fuse_ops.cells
         self.fuse_by_method: dict[str, Operation] = {}
         self.fuse_errors: dict[int, int] = {}
         self.fuse_read = Histogram(_SIZES)
@@ -93,22 +94,18 @@ class Metrics:
 
     def fuse(self, name: str, seconds: float, error: int, size: int) -> None:
         """A request of the kernel was answered. size: bytes that a read or write moved."""
-        ops = self.fuse_ops
-        ops.count += 1
-        ops.sum += seconds
-        ops.cells[bisect_left(_OPS, seconds)] += 1
         method = self.fuse_by_method.get(name)
         if method is None:
             method = self.fuse_by_method[name] = Operation()
         method.count += 1
         method.seconds += seconds
+        self._fuse_cells[bisect_left(_OPS, seconds)] += 1  # count and sum of them all follow from the methods
         if error:
             self.fuse_errors[error] = self.fuse_errors.get(error, 0) + 1
-        elif size:
-            if name == "read":
-                self.fuse_read.observe(size)
-            elif name == "write":
-                self.fuse_written.observe(size)
+        elif name == "read":
+            self.fuse_read.observe(size)
+        elif name == "write":
+            self.fuse_written.observe(size)
 
     def object_request(self, method: str, seconds: float, size: int) -> None:
         found = self.objects.get(method)
@@ -194,7 +191,14 @@ class Metrics:
         yield f"{PREFIX}meta_ops_duration_seconds", "method", {name: op.seconds for name, op in meta}
         yield f"{PREFIX}object_request_data_bytes", "method", dict(self.object_bytes)
 
+    def add_up(self) -> None:
+        """Bring the sums over all methods up to date; on the way of a request only its method's are."""
+        for whole, parts in ((self.fuse_ops, self.fuse_by_method), (self.meta_ops, self.meta_by_method)):
+            whole.count = sum(part.count for part in parts.values())
+            whole.sum = sum(part.seconds for part in parts.values())
+
     def _plain_histograms(self) -> Iterator[tuple[str, Histogram]]:
+        self.add_up()
         yield f"{PREFIX}fuse_ops_durations_histogram_seconds", self.fuse_ops
         yield f"{PREFIX}fuse_read_size_bytes", self.fuse_read
         yield f"{PREFIX}fuse_written_size_bytes", self.fuse_written
