@@ -77,6 +77,8 @@ class Attributes(PosixBase):
             self.told(real, attr)
         elif attr.type == FILE and attr.length >= LEAST and not self.vfs.blocks_known(real, attr):
             attr = await self.vfs.getattr(real)  # this time with what it consists of
+        if self._acl:
+            self.saw_acl(real, attr)
         return Node(ino, attr, self.blocks(real, attr))
 
     async def setattr(self, ino: int, change: Change, caller: Caller) -> Node:

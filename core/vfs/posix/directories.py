@@ -238,4 +238,6 @@ class Directories(PosixBase):
             attr = self.vfs.looked_nowait(e.ino, attr, since)
             if attr is None:
                 return None
+        if self._acl:
+            self.saw_acl(e.ino, attr)
         return Node(self.shown(e.ino), attr, self.blocks(e.ino, attr))

@@ -8,6 +8,7 @@ An inode of a call is the mount's: 1 is its root, which with --subdir is another
 from __future__ import annotations
 
 import errno
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -31,6 +32,8 @@ PREFIX: Final = b".jfs"
 
 #: Directories remembered for the case that they are removed while in use.
 _MAX_TOLD: Final = 2048
+_MAX_NO_ACL: Final = 65_536
+ACL_FRESH_S: Final = 1.0
 
 
 class Node(NamedTuple):
@@ -71,6 +74,9 @@ class PosixBase:
         self._listings: dict[int, set[Listing]] = {}  # real directory -> open listings that hold entries of it
         self._told: OrderedDict[int, Attr] = OrderedDict()  # directories whose attributes were told lately
         self._removed: OrderedDict[int, Attr] = OrderedDict()  # those that were removed here since
+        self._acl = self.config.acl
+        self._no_acl: dict[int, float] = {}  # inodes that were seen to have no ACL, and when; only with ACLs
+        self._acl_set: OrderedDict[int, None] = OrderedDict()  # those that got one here: looks may be from before
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +102,29 @@ class PosixBase:
             attr = await self.vfs.looked(ino, attr, since) if seen is None else seen
         elif attr.type == DIRECTORY:
             self.told(ino, attr)
+        if self._acl:
+            self.saw_acl(ino, attr)
         return Node(self.shown(ino), attr, self.blocks(ino, attr))
+
+    def saw_acl(self, ino: int, attr: Attr) -> None:
+        """The kernel asks for the ACLs of each inode it is told of, and most have none: that need not cost a trip."""
+        if attr.access_acl or attr.default_acl or ino in self._acl_set:
+            self._no_acl.pop(ino, None)
+            return
+        if len(self._no_acl) >= _MAX_NO_ACL:
+            self._no_acl.clear()
+        self._no_acl[ino] = time.monotonic()
+
+    def acl_set(self, ino: int) -> None:
+        self._no_acl.pop(ino, None)
+        self._acl_set[ino] = None
+        if len(self._acl_set) > _MAX_TOLD:
+            self._acl_set.popitem(last=False)
+
+    def has_no_acl(self, ino: int) -> bool:
+        """True: that was seen within the time for which attributes are believed."""
+        at = self._no_acl.get(ino)
+        return at is not None and time.monotonic() - at < ACL_FRESH_S
 
     # A directory that was removed may still be somebody's working directory, or open.
 

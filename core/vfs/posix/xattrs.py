@@ -86,6 +86,7 @@ class Xattrs(Attributes):
             # Ownership was checked by the kernel, so all that is left of the caller is that one question.
             who = Caller((await self.meta.getattr(real)).uid or 1, ()) if kill_sgid else ROOT_CALLER
         if name in _ACLS:
+            self.acl_set(real)
             await self.meta.setxattr(real, name, value, flags, who)
         else:
             await self._store(real, name, value, flags)
@@ -124,7 +125,10 @@ class Xattrs(Attributes):
         """ENODATA if it isn't there or not switched on."""
         if not self.has_xattr(name) or self.is_special_inode(ino):
             raise FsError(errno.ENODATA, f"inode {ino} has no extended attribute {show(name[:60])!r}")
-        return await self.meta.getxattr(self.real(ino), name)
+        real = self.real(ino)
+        if name in _ACLS and self.has_no_acl(real):
+            raise FsError(errno.ENODATA, f"inode {ino} has no ACL")
+        return await self.meta.getxattr(real, name)
 
     async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
         """trusted.* is for root only."""

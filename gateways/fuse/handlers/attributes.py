@@ -163,7 +163,7 @@ class AttributeHandlers(Translate):
         await self.posix.set_flags(call.nodeid, wanted, self.caller(call))
         forget = self.posix.vfs.invalidate
         if forget is not None:
-            await forget(call.nodeid)  # the kernel doesn't know that an ioctl moved the change time
+            await forget(call.nodeid, False)  # the kernel doesn't know that an ioctl moved the change time
         return replies.ioctl(0)
 
 

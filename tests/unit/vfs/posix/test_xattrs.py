@@ -124,6 +124,20 @@ class TestACLs(PosixSuite):
         await posix.setxattr(d, DEFAULT, minimal, 0, ROOT_CALLER)
         assert (await posix.mknod(d, b"g", 0o100777, 0, 0o077, KERNEL)).attr.mode == 0o740
 
+    async def test_asking_for_an_acl_that_is_not_there_costs_nothing(self, mount: Mount) -> None:
+        posix, d = mount.posix, await mount.mkdir(b"d")
+        file = await mount.touch(b"f", d)
+        await mount.find(b"f", d)
+        await mount.list(d, plus=True)
+        with posix.meta.store.round_trips() as trips:
+            await refused(errno.ENODATA, posix.getxattr(file, ACCESS))
+        assert trips.count == 0
+        await posix.setxattr(file, ACCESS, RULE, 0, ROOT_CALLER)
+        assert await posix.getxattr(file, ACCESS) == RULE
+        await posix.removexattr(file, ACCESS, ROOT_CALLER)
+        await mount.find(b"f", d)
+        await refused(errno.ENODATA, posix.getxattr(file, ACCESS))
+
     async def test_only_the_owner_changes_an_acl_where_we_check(self, more: Any) -> None:
         mount = await more(acl=True, check=True)
         file = await mount.touch(b"f")
