@@ -7,6 +7,7 @@ data-path §7.6, §9; metadata-semantics §6.4, §11.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from bisect import bisect_right
@@ -24,7 +25,7 @@ from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Attr, Slice
 from core.meta.slices import pieces_for
 from core.object.api import Buffer
 from core.vfs.layouts import MOST
-from core.vfs.state import FileState
+from core.vfs.state import FileState, Views
 from core.vfs.writer import FileWriter
 
 if TYPE_CHECKING:
@@ -44,12 +45,17 @@ _position = itemgetter(0)
 class OpenFile:
     """One open inode of this process."""
 
-    def __init__(self, vfs: VFS, ino: int, attr: Attr, seen: tuple[int, int] | None = None) -> None:
+    def __init__(self, vfs: VFS, ino: int, attr: Attr, views: Views = (None, None)) -> None:
         self.ino = ino
-        self.state = FileState(vfs.meta, ino, attr, vfs.commits, seen)
+        self.state = FileState(vfs.meta, ino, attr, vfs.commits, views)
         self.handles: set[Handle] = set()
         self.writers = 0  # handles that may write
         self.writer: FileWriter | None = None
+        # How others' changes are told, see `VFS._announce`.
+        self.told: Attr | None = None
+        self.confirmed = True
+        self.notice: asyncio.Future[None] | None = None
+        self.noticed_s = float("-inf")
         self._vfs = vfs
 
     @property
@@ -83,8 +89,8 @@ class OpenFile:
         return self._vfs.layouts.find(self.ino, self.state.version) if blocks is None else blocks
 
     async def refresh(self, *, measure: bool = False) -> Attr:
-        """Fresh attributes; what they prove to be old is forgotten, here and in the caches above us, before anybody
-        is told of them. measure: on the way find out how much of the file is used, unless that is known."""
+        """Fresh attributes; what they prove to be old is forgotten. measure: on the way find out how much of the file
+        is used, unless that is known."""
         vfs = self._vfs
         for _ in range(_REFRESH_TRIES):
             changes = self.state.changes
@@ -93,17 +99,19 @@ class OpenFile:
             else:
                 attr = await vfs.meta.getattr(self.ino)
             if changes == self.state.changes:
-                await self.saw(attr)
+                self.saw(attr)
                 return attr
             # We changed the file ourselves while the answer was on its way: it may be from before (semantics §11).
         # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
         self.state.forget()
         return msgspec.structs.replace(attr, length=self.state.length, mtime_ns=self.state.version[0])
 
-    async def saw(self, attr: Attr) -> None:
-        """Fresh attributes, about to be told to somebody."""
-        if self.state.saw(attr):
-            await self._vfs.invalidated(self)
+    def saw(self, attr: Attr) -> bool:
+        """Fresh attributes. True: somebody else has changed the file."""
+        foreign = self.state.saw(attr)
+        if foreign:
+            self.state.foreign_s = self._vfs.clock.time()
+        return foreign
 
     def view(self, attr: Attr) -> Attr:
         """Attributes as a process sees them that wrote through us: buffered bytes have been written."""

@@ -23,6 +23,10 @@ MAX_LISTS: Final = 256
 Version = tuple[int, int]
 
 
+#: What pages and attributes above us agree with.
+Views = tuple[Version | None, Version | None]
+
+
 class Commits:
     """Counts the changes that this process made to any file, so that answers can be told to be from before one."""
 
@@ -35,18 +39,22 @@ class Commits:
 class FileState:
     """length: as committed by anybody, as far as known. Buffered writes come on top (`FileWriter.end`).
 
-    seen: the version that caches above us (the kernel's pages) agree with, or None. It follows our own changes, and
-    stays behind when somebody else changed the file. solid: bytes [0, solid) surely are no hole.
+    seen: the version that pages above us (the kernel's) agree with, told: the one that attributes do; None if that
+    isn't known. They follow our own changes, and stay behind when somebody else changed the file. foreign_s: when that
+    was noticed last. solid: bytes [0, solid) surely are no hole.
     """
 
-    def __init__(self, meta: Meta, ino: int, attr: Attr, commits: Commits, seen: Version | None = None) -> None:
+    def __init__(
+        self, meta: Meta, ino: int, attr: Attr, commits: Commits, views: Views = (None, None)
+    ) -> None:  # fmt: skip
         self.ino = ino
         self.attr = attr
         self.length = attr.length
         self.generation = 0  # moves whenever anything that was known may be wrong; readers compare it
         self.changes = 0  # own commits; attributes that were asked for before one are old
         self.changed_at = commits.count
-        self.seen = seen
+        self.seen, self.told = views
+        self.foreign_s = float("-inf")
         self.solid = 0
         self._commits = commits
         self._meta = meta
@@ -117,6 +125,7 @@ class FileState:
     def resized(self, attr: Attr) -> None:
         """Truncated, or made of other pieces, by us."""
         self._own_change(attr, True)
+        self.told = self.version  # the answer says so
         # Whether somebody else changed it just before isn't known, unless nothing is left of that.
         self.seen = None if attr.length else self.version
         self.forget()
@@ -149,11 +158,14 @@ class FileState:
         self._commits.count += 1
         self.changed_at = self._commits.count
         agreed = self.seen == self.version and not foreign
+        agreed_told = self.told == self.version and not foreign
         self.attr = attr
         self._mtime_ns = attr.mtime_ns
         self._set_length(attr.length)
         if agreed:
             self.seen = self.version
+        if agreed_told:
+            self.told = self.version
 
     def _set_length(self, length: int) -> None:
         self.length = length

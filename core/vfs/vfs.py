@@ -26,15 +26,23 @@ from core.vfs.handles import Handle, OpenFile
 from core.vfs.keeper import Keeper
 from core.vfs.layouts import LEAST, Layouts
 from core.vfs.pending import OpenSlices, finish_now
-from core.vfs.state import Commits, FileState, Version
+from core.vfs.state import Commits, FileState, Views
 from core.vfs.writer import FLUSH_TIMEOUT_S, FileWriter
 
 log = logging.getLogger("sluice.vfs")
+
+#: (inode, content as well)
+Invalidate = Callable[[int, bool], Awaitable[None]]
 
 #: How often the ages of slices and read-ahead are looked at while there are any.
 TICK_S: Final = 0.2
 #: Read-ahead of a handle that isn't read any more is given back after this (data-path §9.2).
 STREAM_IDLE_S: Final = 30.0
+#: A file that somebody else changed so lately is being changed: what is told of it is old at once.
+CONTENDED_S: Final = 10.0
+#: After pages were dropped, see `VFS._announce`: how long the same is told, and at most if nobody asked again.
+_CALM_S: Final = 0.02
+_UNHEARD_S: Final = 0.1
 #: Closed files of which it is remembered what caches above us hold.
 _MAX_VIEWS: Final = 50_000
 
@@ -46,9 +54,9 @@ class VFS:
         self, meta: Meta, slices: BlockSliceStore, *, clock: Clock | None = None,
         flush_timeout_s: float = FLUSH_TIMEOUT_S, keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
-        #: Called when somebody else turned out to have changed an open file, before its new attributes are told to
-        #: anybody: forget what you hold of the inode's content. Not called within reads and writes.
-        self.invalidate: Callable[[int], Awaitable[None]] | None = None
+        #: Forget what you hold of an inode's attributes, and of its content unless told that only they are old. Not
+        #: called within reads and writes.
+        self.invalidate: Invalidate | None = None
         self.commits = Commits()
         self.layouts = Layouts(meta)
         self.meta = meta
@@ -56,7 +64,7 @@ class VFS:
         self.clock = clock or SystemClock()
         self._flush_timeout_s = flush_timeout_s
         self._files: dict[int, OpenFile] = {}
-        self._views: OrderedDict[int, Version] = OrderedDict()
+        self._views: OrderedDict[int, Views] = OrderedDict()
         self._table = OpenSlices(slices, keeper)
         self._reading: set[Handle] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -84,7 +92,7 @@ class VFS:
         try:
             if known is not None:
                 if known is file and changes == known.state.changes:
-                    known.state.saw(attr)  # what is held of it goes with the answer to this open
+                    known.saw(attr)
                 else:
                     await known.refresh()  # opened or changed by another task meanwhile: whose look is newer?
             if flags & os.O_TRUNC and write:
@@ -97,6 +105,10 @@ class VFS:
             raise
         handle.keep_cache = state.seen == state.version or not state.length
         state.seen = state.version
+        if state.told != state.version:
+            # Who opens a file sees it as it is now: what was told of its length before must not be believed any more.
+            state.told = None
+            await self.invalidated(handle.file, content=False)
         return handle
 
     async def reopen(self, ino: int, flags: int, caller: Caller = ROOT_CALLER) -> Handle:
@@ -140,7 +152,7 @@ class VFS:
     def _created(self, ino: int, attr: Attr, flags: int, caller: Caller) -> Handle:
         handle = self._handle(ino, attr, flags & ~os.O_TRUNC, caller)
         handle.keep_cache = True
-        handle.file.state.seen = handle.file.state.version
+        handle.file.state.seen = handle.file.state.told = handle.file.state.version
         return handle
 
     def is_open(self, ino: int) -> bool:
@@ -156,36 +168,95 @@ class VFS:
         """Fresh attributes (1 trip); length and times count what is buffered here."""
         file = self._files.get(ino)
         if file is not None:
-            return file.view(await file.refresh(measure=True))
+            return await self._announce(file, await file.refresh(measure=True))
         layouts = self.layouts
-        if ino not in layouts.wanted:
+        if ino in layouts.wanted:
+            attr = await layouts.look(ino, layouts.wanted[ino])
+        else:
             attr = await self.meta.getattr(ino)
-            if self.blocks_known(ino, attr):
-                return attr
-        return await layouts.look(ino, layouts.wanted[ino])
+            if not self.blocks_known(ino, attr):
+                attr = await layouts.look(ino, attr.length)
+        self._told(ino, attr)
+        return attr
 
     async def looked(self, ino: int, attr: Attr, since: int) -> Attr:
         """What to tell somebody of attributes that came with a lookup or a listing; `since` is what `commits.count`
         was before it began. A length that is told must be one that reads reach (0 trips; 1 if we changed the file
         meanwhile)."""
+        told = self.looked_nowait(ino, attr, since)
+        if told is not None:
+            return told
         file = self._files.get(ino)
-        if file is None:
-            return attr
-        if file.state.changed_at > since:
+        if file is None or file.state.changed_at > since:
             return await self.getattr(ino)
-        await file.saw(attr)
-        return file.view(attr)
+        return await self._announce(file, attr)
 
     def looked_nowait(self, ino: int, attr: Attr, since: int) -> Attr | None:
         """The same if nothing has to be waited for, else None."""
         file = self._files.get(ino)
         if file is None:
+            self._told(ino, attr)
             return attr
-        state = file.state
-        if state.changed_at > since or (attr.mtime_ns, attr.length) != state.version:
+        if file.state.changed_at > since:
             return None
-        state.saw(attr)
-        return file.view(attr)
+        file.saw(attr)
+        return self._tell(file, attr) if self._may_tell(file) else None
+
+    def contended(self, ino: int) -> bool:
+        """Is somebody else changing this open file? Whoever remembers its attributes is wrong then."""
+        file = self._files.get(ino)
+        return file is not None and self.clock.time() - file.state.foreign_s < CONTENDED_S
+
+    def _may_tell(self, file: OpenFile) -> bool:
+        """Nobody above us holds anything that new attributes would make wrong."""
+        state = file.state
+        if file.notice is not None:
+            return False
+        return self.invalidate is None or state.told is None or state.told == state.version or file.writers > 0
+
+    async def _announce(self, file: OpenFile, attr: Attr) -> Attr:
+        """Tell attributes of a file that somebody else may have changed.
+
+        Pages above us go first: the last one has zeros behind the old end, which others would see between the new
+        length and the going of the page. But a kernel ignores lengths in answers to requests from before such a
+        notice, although it shows them: the next request has to bring that length, and so nothing newer is told, nor
+        pages dropped, before there was one, for a moment that nobody notices.
+        """
+        state = file.state
+        while file.notice is not None:
+            await asyncio.shield(file.notice)
+        if self._may_tell(file):
+            return self._tell(file, attr)
+        age = self.clock.time() - file.noticed_s
+        if file.told is not None and age < (_CALM_S if file.confirmed else _UNHEARD_S):
+            file.confirmed = True
+            return file.told
+        if not file.confirmed:
+            return self._tell(file, attr)
+        file.notice = asyncio.get_running_loop().create_future()
+        try:
+            await self.invalidated(file)
+        finally:
+            file.notice.set_result(None)
+            file.notice = None
+        file.noticed_s = self.clock.time()
+        told = self._tell(file, attr if state.version == (attr.mtime_ns, attr.length) else state.attr)
+        file.confirmed = False
+        return told
+
+    def _tell(self, file: OpenFile, attr: Attr) -> Attr:
+        file.state.told = (attr.mtime_ns, attr.length)
+        file.confirmed = True
+        file.told = file.view(attr)
+        return file.told
+
+    def _told(self, ino: int, attr: Attr) -> None:
+        """Attributes of a file that isn't open go out."""
+        views = self._views
+        before = views.get(ino)
+        views[ino] = (None if before is None else before[0], (attr.mtime_ns, attr.length))
+        if before is None and len(views) > _MAX_VIEWS:
+            views.popitem(last=False)
 
     def blocks(self, ino: int, attr: Attr) -> int:
         """512-byte blocks in use, without holes where they are known; see `Layouts`."""
@@ -213,9 +284,8 @@ class VFS:
             return await self.meta.setattr(ino, changes, caller)
         await file.settle()
         attr = await self.meta.setattr(ino, changes, caller)
-        if file.state.touched(attr):
-            await self.invalidated(file)
-        return file.view(attr)
+        file.state.touched(attr)
+        return self._tell(file, attr)
 
     async def truncate(self, ino: int, length: int, caller: Caller = ROOT_CALLER) -> Attr:
         """By inode, without a handle: checks the permission to write."""
@@ -257,17 +327,17 @@ class VFS:
 
         return FileWriter(self.meta, state, self._table, self.clock, self._watch, self._flush_timeout_s, changed)
 
-    async def invalidated(self, file: OpenFile | None) -> None:
-        """Somebody else changed the file: caches above us forget it. They are right again after that."""
+    async def invalidated(self, file: OpenFile | None, *, content: bool = True) -> None:
+        """Caches above us forget what they hold of a file that isn't what they believe."""
         if self.invalidate is None or file is None:
             return
         version = file.state.version
         try:
-            await self.invalidate(file.ino)
+            await self.invalidate(file.ino, content)
         except OSError as e:
             log.warning("inode %d: what the kernel holds of it can't be invalidated: %s", file.ino, e)
             return
-        if file.state.version == version:
+        if content and file.state.version == version:
             file.state.seen = version
 
     def reading(self, handle: Handle) -> None:
@@ -313,7 +383,7 @@ class VFS:
     def _handle(self, ino: int, attr: Attr, flags: int, caller: Caller) -> Handle:
         file = self._files.get(ino)
         if file is None:
-            file = self._files[ino] = OpenFile(self, ino, attr, self._views.pop(ino, None))
+            file = self._files[ino] = OpenFile(self, ino, attr, self._views.pop(ino, (None, None)))
             if self.layouts.find(ino, file.state.version) == (attr.length + 511) >> 9:
                 file.state.solid = attr.length
         handle = Handle(self, file, flags, caller)
@@ -335,8 +405,8 @@ class VFS:
     def _remember(self, state: FileState) -> None:
         if state.blocks is not None and state.length >= LEAST:
             self.layouts.learn(state.ino, state.version, state.blocks)
-        if state.seen is not None:
-            self._views[state.ino] = state.seen
+        if state.seen is not None or state.told is not None:
+            self._views[state.ino] = (state.seen, state.told)
             if len(self._views) > _MAX_VIEWS:
                 self._views.popitem(last=False)
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel forgets pages of a file before it hears that somebody else has changed it.
+"""The kernel forgets attributes and pages of a file that turned out to be old.
 
-Told of a greater length first, it would show its readers what its last page has behind the old end: zeros that nobody
-wrote. So whoever is about to answer with such attributes waits here. The kernel waits in turn for reads of those pages
-that are under way, which the loop answers meanwhile; hence a thread. Nothing that holds pages or a folder's lock waits
-for it (reads and writes don't), but a bound keeps a mistake from becoming a hang.
+The notice is carried out while it is written, and may wait for reads of those pages that are under way, which the loop
+answers meanwhile; hence threads. The one who noticed (an open, a lock) waits here before it answers; it holds no pages,
+and a bound keeps a mistake from becoming a hang.
+
+Not done before a getattr or lookup is answered: the kernel throws away sizes of answers to requests that are older than
+such a notice, although stat(2) has shown them already, and drops pages by itself when size or mtime are new.
 Source: the kernel's public protocol header (linux/fuse.h), FUSE_NOTIFY_INVAL_INODE.
 """
 
@@ -38,11 +40,11 @@ class PageInvalidator:
         self._server = server
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fuse-invalidate")
 
-    async def __call__(self, ino: int) -> None:
+    async def __call__(self, ino: int, content: bool = True) -> None:
         fd = self._server.fd
         if fd < 0:
             return
-        message = _MESSAGE.pack(_MESSAGE.size, Notify.INVAL_INODE, 0, ino, 0, 0)
+        message = _MESSAGE.pack(_MESSAGE.size, Notify.INVAL_INODE, 0, ino, 0 if content else -1, 0)
         done = asyncio.get_running_loop().run_in_executor(self._threads, _write, fd, message)
         try:
             await asyncio.wait_for(asyncio.shield(done), PATIENCE_S)

@@ -277,6 +277,11 @@ class Files(Locks):
         self.changed(ino_out)
         return copied
 
+    # -- what may be remembered ---------------------------------------------------------------------------------------
+
+    def is_settled(self, node: Node) -> bool:
+        return super().is_settled(node) and not self.vfs.contended(node.ino)
+
     # -- after another process ----------------------------------------------------------------------------------------
 
     async def recover(self) -> None:

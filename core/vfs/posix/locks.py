@@ -117,6 +117,8 @@ class Locks(PosixBase):
         file = self.vfs.file(ino)
         if file is not None:
             await file.refresh()
+            if file.state.seen != file.state.version:
+                await self.vfs.invalidated(file)
 
 
 def _kind(ino: int, kind: int) -> str:

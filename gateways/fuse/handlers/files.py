@@ -9,7 +9,9 @@ Source: the kernel's public protocol header (linux/fuse.h), and how it treats O_
 from __future__ import annotations
 
 import os
+import re
 import stat
+from typing import Final
 
 from core.errors import FsError
 from gateways.fuse.api import Answer, Buffer, Call, Reply
@@ -26,6 +28,9 @@ from gateways.fuse.wire.constants import (
     WRITE_KILL_SUIDGID,
 )
 
+#: Files that are read past the page cache can be mapped all the same (DIRECT_IO_ALLOW_MMAP).
+DIRECT_MMAP: Final = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 6)
+
 
 class FileHandlers(Translate):
     """Mixin of `PosixOperations`."""
@@ -38,7 +43,11 @@ class FileHandlers(Translate):
             return replies.opened(fh, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE)
         if open_flags & OPEN_KILL_SUIDGID:
             await self.posix.kill_privileges(call.nodeid)
-        return replies.opened(fh, self._open_flags(flags, keep))
+        flags_out = self._open_flags(flags, keep)
+        if DIRECT_MMAP and self.posix.vfs.contended(call.nodeid):
+            # Pages of a file that grows elsewhere would show zeros behind the end that the kernel knew.
+            flags_out = flags_out & ~FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
+        return replies.opened(fh, flags_out)
 
     async def create(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
         caller, umask = self.caller(call), self.umask(umask)
