@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -63,9 +64,18 @@ def d(place: Place) -> Iterator[Path]:
         yield path
     finally:
         os.umask(umask)
+        _close_descriptors(place.root)
         _watchdog.rest()
     if _watchdog.fired:
         pytest.fail(f"the mount did not answer within {PATIENCE_S} s and was aborted")
+
+
+def _close_descriptors(root: Path) -> None:
+    """What a test left open below `root`, because it failed or didn't care."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith(f"{root}/"):
+                os.close(int(name))
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,6 @@ FLAGS: Final = ("--enable-xattr", "--enable-cap", "--enable-ioctl", "--atime-mod
 #: What a place can't do, with the reason that is printed.
 _OURS: Final = {
     "collapse": "the format has no way to shift the bytes of a file",
-    "whiteout": "the format keeps no whiteouts",
-    "btime": "the format keeps no time of birth",
 }
 _LACKS: Final[dict[str, dict[str, str]]] = {
     "tmpfs": {

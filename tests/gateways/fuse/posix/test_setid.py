@@ -30,16 +30,17 @@ CHANGES: dict[str, Callable[[Actor, int], Any]] = {
     "pwrite": lambda a, fd: a.pwrite(fd, b"1", 100),
     "ftruncate": lambda a, fd: a.ftruncate(fd, 1),
     "fallocate": _fallocate,
+    "copy_file_range": lambda a, fd: a.copy_file_range(fd, 0, fd, 7000, 100),
     "punch": lambda a, fd: a.fallocate(fd, calls.FALLOC_PUNCH_HOLE | calls.FALLOC_KEEP_SIZE, 0, 4096),
 }
 #: mode -> what a write by somebody else leaves
 LEFT = {
-    0o4777: 0o777, 0o6777: 0o777, 0o2777: 0o777, 0o4666: 0o666, 0o1777: 0o1777, 0o7777: 0o1777, 0o2767: 0o2767,
+    0o4777: 0o777, 0o6777: 0o777, 0o2777: 0o777, 0o4666: 0o666, 0o1777: 0o1777, 0o7777: 0o1777,
 }  # fmt: skip
 
 
 @pytest.mark.every_engine
-@pytest.mark.parametrize("mode", [m for m in LEFT if m != 0o2767])
+@pytest.mark.parametrize("mode", LEFT)
 @pytest.mark.parametrize("change", CHANGES)
 def test_somebody_else_writes(open_dir: Path, alice: User, bob: User, change: str, mode: int) -> None:
     alice.put(open_dir / "x", b"content" * 2000)
