@@ -9,6 +9,7 @@ more, marked as one that may have been served before (`Call.resent`), and the ha
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
@@ -55,8 +56,12 @@ async def _first_try(
         return await answer
     except MetaError as e:
         if not e.uncertain:
+            _tell(name, call, e)
             raise
         error = e
+    except OSError as e:
+        _tell(name, call, e)
+        raise
     again = call._replace(resent=True)
     for _ in range(_TRIES):
         log.info("%s of inode %d may or may not have happened (%s); it is repeated", name, call.nodeid, error.strerror)
@@ -69,4 +74,11 @@ async def _first_try(
             if not e.uncertain:
                 raise
             error = e
+    _tell(name, call, error)
     raise error
+
+
+def _tell(name: str, call: Call, error: OSError) -> None:
+    """A program hears "input/output error" and no more; the log says why."""
+    if error.errno == errno.EIO:
+        log.error("%s of inode %d answers EIO: %s", name, call.nodeid, error.strerror or error)

@@ -70,9 +70,7 @@ class Load:
     def require_alive(self) -> None:
         for process in self.processes:
             if process.poll() is not None:
-                raise AssertionError(
-                    f"seed {self.seed}: {process.communicate()[1][-3000:]}\n{self.mount.log_text()}"
-                )
+                raise AssertionError(f"seed {self.seed}: {process.communicate()[1][-3000:]}\n{self.mount.log_text()}")
 
     def finish(self, timeout_s: float = 120) -> list[dict[str, int]]:
         """Stop and check; what each actor did."""
@@ -93,12 +91,12 @@ class Load:
 
 
 @contextmanager
-def load(mount: Mount, actors: int = 3, seed: int | None = None) -> Iterator[Load]:
+def load(mount: Mount, actors: int = 3, seed: int | None = None, *, most_s: float = 270) -> Iterator[Load]:
     """A deadlock in the kernel can't be waited out: the mount is aborted when time is over."""
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     print("seed", seed)
     working = Load(mount, actors, seed)
-    guard = threading.Timer(270, mount.abort)
+    guard = threading.Timer(most_s, mount.abort)
     guard.daemon = True
     guard.start()
     try:

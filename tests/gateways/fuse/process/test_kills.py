@@ -13,7 +13,7 @@ from tests.gateways.fuse.process.running import kill_worker, load, log_of, servi
 
 def survive(engine: str, kills: int, most_s: float, *flags: str) -> None:
     with mounted(engine, "--enable-xattr", *flags) as mount:
-        with load(mount) as working:
+        with load(mount, most_s=60 + kills * 15) as working:
             rng = random.Random(working.seed)
             for _ in range(kills):
                 kill_worker(mount, rng, most_s)

@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 RECORD = struct.Struct("<IIQ16s")
 MOST = 24
@@ -128,7 +129,9 @@ class Actor:
     def compare(self, name: str, found: bytes | bytearray) -> None:
         wanted = self.files[name]
         if found != wanted:
-            at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+            )
             raise AssertionError(
                 f"{name}: {len(found)} bytes instead of {len(wanted)}, first difference at {at}:"
                 f" {bytes(found[at : at + 8]).hex()} instead of {bytes(wanted[at : at + 8]).hex()}"
@@ -257,14 +260,13 @@ class Actor:
             self.steps += 1
         for name in list(self.files):
             self.close(name)
-            found = open(f"{self.home}/{name}", "rb").read()
-            self.compare(name, found)
+            self.compare(name, Path(self.home, name).read_bytes())
         self.listing()
 
 
 def check_shared(folder: str, reports: list[dict[str, int]]) -> None:
     """After all have ended: every record of the log once, and no count lost."""
-    raw = open(f"{folder}/log", "rb").read()
+    raw = Path(folder, "log").read_bytes()
     assert len(raw) % RECORD.size == 0, f"the log is {len(raw)} bytes long"
     seen: dict[int, list[int]] = {}
     for actor, number, body, digest in RECORD.iter_unpack(raw):
@@ -272,15 +274,16 @@ def check_shared(folder: str, reports: list[dict[str, int]]) -> None:
         seen.setdefault(actor, []).append(number)
     for report in reports:
         found = seen.get(report["number"], [])
+        lost = sorted(set(range(report["appended"])) - set(found))
         assert found == list(range(report["appended"])), (
             f"actor {report['number']} appended {report['appended']} records, the log has {len(found)}"
-            f" ({len(found) - len(set(found))} twice, missing {sorted(set(range(report['appended'])) - set(found))[:5]})"
+            f" ({len(found) - len(set(found))} twice, not there: {lost[:5]})"
         )
     for kind in ("fcntl", "flock"):
         total = sum(r[kind] for r in reports)
-        path = f"{folder}/{kind}"
-        found = int(open(path, "rb").read() or b"0") if os.path.exists(path) else 0
-        assert found == total, f"{total} counted under {kind} locks, the file says {found}"
+        path = Path(folder, kind)
+        count = int(path.read_bytes() or b"0") if path.exists() else 0
+        assert count == total, f"{total} counted under {kind} locks, the file says {count}"
 
 
 def main() -> int:
