@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _NS: Final = 1_000_000_000
 _MAX_KNOWN: Final = 10_000
+_OTHERS: Final = -1  # index of all chunks that nothing else is known of
 
 #: At most so many files are deleted at a time by one client (semantics §8.3).
 MAX_DELETING: Final = 100
@@ -218,7 +219,19 @@ class Data(Inodes):
         known = self._counts.get(ino)
         if known is None or tx.recent is None or self.change_log or tx.recent.get(k.node(ino)) != known[0]:
             return None
-        return known[1].get(index)
+        return known[1].get(index, known[1].get(_OTHERS))
+
+    async def mknod(
+        self, parent: int, name: bytes, kind: int, mode: int, umask: int = 0, caller: Caller = ROOT_CALLER, *,
+        rdev: int = 0, target: bytes = b"",
+    ) -> tuple[int, Attr]:  # fmt: skip
+        ino, attr = await super().mknod(parent, name, kind, mode, umask, caller, rdev=rdev, target=target)
+        if kind == FILE and self.store.recent is not None:
+            # No chunk has a record yet: the first ones are appended without a look.
+            if len(self._counts) >= _MAX_KNOWN:
+                self._counts.clear()
+            self._counts[ino] = (attr, {_OTHERS: 0})
+        return ino, attr
 
     def _learn_count(self, ino: int, index: int, before: Attr, after: Attr, number: int) -> None:
         known = self._counts.get(ino)
