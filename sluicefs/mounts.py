@@ -65,7 +65,8 @@ class Place(NamedTuple):
         """Path from the mount's root, for messages that take one; by number where the root isn't visible."""
         if not self.root:
             return b"inode:%d" % self.ino
-        return os.fsencode(os.path.relpath(self.path, self.root)).removeprefix(b".") or b"/"
+        inside = os.path.relpath(self.path, self.root)
+        return b"/" if inside == "." else b"/" + os.fsencode(inside)
 
 
 def find_place(path: str, *, follow: bool = False, missing: bool = False) -> Place:

@@ -14,7 +14,7 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from core.errors import FsError, SluiceError
 from core.meta.caller import Caller
@@ -33,14 +33,26 @@ class Performer(Protocol):
     async def perform(self, command: int, request: protocol.Request, caller: Caller, tally: Tally) -> bytes: ...
 
 
+class Intake:
+    """Bytes of unfinished requests of all opened control files: anybody may open many."""
+
+    LIMIT: Final = 2 * protocol.MAX_PAYLOAD
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
 class ControlHandle(InternalHandle):
+    """caller: who opened it; None if that isn't known any more, then every write has to say who writes."""
+
     ino = CONTROL
 
     def __init__(
-        self, performer: Performer, caller: Caller, *,
+        self, performer: Performer, caller: Caller | None, *, intake: Intake | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
         self._performer = performer
+        self._intake = intake or Intake()
         self._caller = caller
         self._sleep = sleep
         self._incoming = bytearray()
@@ -54,31 +66,39 @@ class ControlHandle(InternalHandle):
         """EBUSY while a request runs. What else is wrong with a request is told in its reply."""
         if self._task is not None and not self._task.done():
             raise FsError(errno.EBUSY, "control file: a request is running; read its reply, or open the file once more")
+        caller = caller or self._caller
+        if caller is None:
+            raise FsError(
+                errno.EACCES, "control file: it was opened before this process took over; open it again for a request"
+            )
+        if self._intake.used + len(data) > Intake.LIMIT:
+            raise FsError(errno.EAGAIN, "control file: too many unfinished requests at the same time; try again")
         if not self._incoming:
             self._replies.clear()  # of a request before, that nobody wants any more
             self._progress_at = False
         self._incoming += data
+        self._intake.used += len(data)
         head = protocol.split_head(self._incoming)
         if head is None:
             return len(data)
         command, size = head
         if size > protocol.MAX_PAYLOAD:
             # Told by the write itself: what follows would be taken for another request.
-            self._incoming.clear()
+            self._forget()
             raise FsError(
                 errno.E2BIG, f"control file: a request of {size} bytes; at most {protocol.MAX_PAYLOAD} are taken"
             )
         if len(self._incoming) < protocol.HEAD_BYTES + size:
             return len(data)
         message = bytes(self._incoming)
-        self._incoming.clear()
+        self._forget()
         try:
             request = protocol.decode(command, memoryview(message)[protocol.HEAD_BYTES :])
         except FsError as e:
             log.warning("%s", e.strerror)
             self._say(protocol.errno_frame(e.errno or errno.EINVAL))
             return len(data)
-        self._task = asyncio.get_running_loop().create_task(self._run(command, request, caller or self._caller))
+        self._task = asyncio.get_running_loop().create_task(self._run(command, request, caller))
         return len(data)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -109,9 +129,13 @@ class ControlHandle(InternalHandle):
     async def release(self) -> None:
         await self.flush()
         self._replies.clear()
-        self._incoming.clear()
+        self._forget()
 
     # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._intake.used -= len(self._incoming)
+        self._incoming.clear()
 
     async def _run(self, command: int, request: protocol.Request, caller: Caller) -> None:
         tally = Tally()

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from core.errors import FsError
-from core.meta.caller import Caller
+from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.records import FILE, ROOT, Attr
 from core.vfs.internal.accesslog import AccessLog
 from core.vfs.internal.api import InternalHandle
 from core.vfs.internal.config_file import config_text
-from core.vfs.internal.control import ControlHandle
+from core.vfs.internal.control import ControlHandle, Intake
 from core.vfs.internal.inodes import ACCESS_LOG, CONFIG, CONTROL, FILES, PREFIX, STATS, is_internal
 from core.vfs.internal.metrics import Metrics
 from core.vfs.internal.operations import ControlOperations
@@ -52,6 +52,7 @@ class InternalFiles:
         #: May be replaced as long as the mount runs.
         self.options: Mapping[str, Any] = dict(options or {})
         self.mount_point = mount_point
+        self._intake = Intake()
         self._volume = volume
         self._hide = hide
         now = clock_ns()
@@ -95,7 +96,8 @@ class InternalFiles:
         if caller.uid and not node.attr.mode & 0o004:
             raise FsError(errno.EACCES, f"inode {ino}: only root reads this file of the mount")
         if ino == CONTROL:
-            return ControlHandle(self.control, caller)
+            # Whoever opens again what an earlier process had opened doesn't know for whom: nobody's rights then.
+            return ControlHandle(self.control, None if caller is ROOT_CALLER else caller, intake=self._intake)
         if writing:
             raise FsError(errno.EACCES, f"inode {ino}: this file of the mount can only be read")
         if ino == ACCESS_LOG:

@@ -68,6 +68,7 @@ class ControlOperations:
     # -- commands ---------------------------------------------------------------------------------------------------
 
     async def _remove(self, request: p.RemoveTree, caller: Caller, tally: Tally) -> bytes:
+        _require_plain(request.name)
         parent = await self._inside(request.parent)
         try:
             await self._meta.remove_tree(
@@ -118,6 +119,7 @@ class ControlOperations:
         )  # fmt: skip
 
     async def _clone(self, request: p.CloneTree, caller: Caller, tally: Tally) -> bytes:
+        _require_plain(request.name)
         source = await self._inside(request.ino)
         parent = await self._inside(request.parent)
         await self._settle(source)
@@ -202,6 +204,12 @@ class ControlOperations:
                 self.name_changed(parent, name)
             except (OSError, SluiceError) as e:
                 log.warning("the kernel could not be told of a changed name: %s", e)
+
+
+def _require_plain(name: bytes) -> None:
+    """A name of one entry: `..` would lead out of the mounted directory."""
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        raise FsError(errno.EINVAL, f"{name.decode('utf-8', 'backslashreplace')!r} is no name of an entry")
 
 
 def summary_tree(tree: TreeSummary, path: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _PAGE: Final = 1000
 _CHUNKS: Final = 1000
 _SYMLINKS: Final = 40
 _SCAN_POLL_S: Final = 0.02
+_GONE_TRIES: Final = 1000
 
 
 @dataclass(slots=True)
@@ -214,6 +215,11 @@ class Warmer:
             self.report.missing += block[2]
             return
         self._slices.reader.forget(block)
+        # A thread unlinks; whoever looks afterwards shall not find it.
+        for _ in range(_GONE_TRIES):
+            if not self._cache.has(block):
+                break
+            await asyncio.sleep(0.001)
 
     async def _check(self, block: BlockId) -> None:
         if not self._cache.has(block):

@@ -11,7 +11,7 @@ import pytest
 from core.errors import FsError
 from core.meta.caller import Caller
 from core.vfs.internal import protocol as p
-from core.vfs.internal.control import ControlHandle
+from core.vfs.internal.control import ControlHandle, Intake
 from core.vfs.internal.progress import Tally
 
 
@@ -147,3 +147,15 @@ async def test_a_huge_request_is_refused_at_once() -> None:
     with pytest.raises(FsError) as refused:
         await handle.write(0, (1004).to_bytes(4, "big") + b"\xff\xff\xff\xff")
     assert refused.value.errno == errno.E2BIG
+
+
+async def test_unfinished_requests_of_all_handles_are_limited() -> None:
+    intake = Intake()
+    first, second = (ControlHandle(Told(), Caller(), intake=intake) for _ in range(2))
+    await first.write(0, (1004).to_bytes(4, "big") + (64 << 20).to_bytes(4, "big"))
+    intake.used += Intake.LIMIT - 20
+    with pytest.raises(FsError) as refused:
+        await second.write(0, bytes(13))
+    assert refused.value.errno == errno.EAGAIN
+    await first.release()
+    assert intake.used == Intake.LIMIT - 20

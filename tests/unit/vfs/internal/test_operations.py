@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from core.chunk.cachedir import CacheLimits
 from core.chunk.diskcache import DiskCache
@@ -26,6 +27,7 @@ from tests.unit.chunk.doubles import FaultyStore
 from tests.unit.vfs.volume import BLOCK, Client, make_client, new_volume
 
 USER = Caller(1000, (1000,), 0)
+ADMIN = Caller(0, (0,), 1, False)
 
 
 class Mounted:
@@ -38,7 +40,7 @@ class Mounted:
         self.files = InternalFiles(self.volume, client.vfs, **options)
         self.progress: list[p.Progress] = []
 
-    async def ask(self, request: p.Request, caller: Caller = ROOT_CALLER) -> Any:
+    async def ask(self, request: p.Request, caller: Caller = ADMIN) -> Any:
         """The JSON of the reply, or its errno."""
         handle = self.files.open(CONTROL, os.O_RDWR, caller)
         parser = p.ReplyParser()
@@ -107,7 +109,7 @@ async def test_prefix_and_hide(mounted: Mounted) -> None:
 async def test_who_may_open_what(mounted: Mounted) -> None:
     opened = mounted.files.open
     for ino, flags, caller in (
-        (STATS, os.O_WRONLY, ROOT_CALLER), (CONFIG, os.O_RDWR, ROOT_CALLER), (CONFIG, os.O_RDONLY, USER),
+        (STATS, os.O_WRONLY, ADMIN), (CONFIG, os.O_RDWR, ADMIN), (CONFIG, os.O_RDONLY, USER),
         (ACCESS_LOG, os.O_RDONLY, USER),
     ):  # fmt: skip
         with pytest.raises(FsError) as refused:
@@ -117,9 +119,18 @@ async def test_who_may_open_what(mounted: Mounted) -> None:
         await opened(ino, flags, USER).release()
 
 
+async def test_a_control_file_of_an_earlier_process_has_nobodys_rights(mounted: Mounted) -> None:
+    handle = mounted.files.open(CONTROL, os.O_RDWR, ROOT_CALLER)
+    with pytest.raises(FsError) as refused:
+        await handle.write(0, p.encode(p.Info(ROOT)))
+    assert refused.value.errno == errno.EACCES
+    assert await handle.write(0, p.encode(p.Info(ROOT)), USER)
+    await handle.release()
+
+
 async def test_config_tells_the_setting_without_secrets(mounted: Mounted) -> None:
     mounted.files.options = {"cache_size": 5, "secret_key": "s3cr3t-s3cr3t", "attr_cache": 1.0, "log": "x"}
-    document = json.loads(await read_all(mounted.files.open(CONFIG, os.O_RDONLY, ROOT_CALLER)))
+    document = json.loads(await read_all(mounted.files.open(CONFIG, os.O_RDONLY, ADMIN)))
     assert document["Format"]["Name"] == "suite" and document["Chunk"]["CacheSize"] == 5
     assert document["AttrTimeout"] == 1.0 and document["Pid"] == os.getpid()
     assert "s3cr3t" not in json.dumps(document)
@@ -144,6 +155,20 @@ async def test_stats_count_what_happened(mounted: Mounted) -> None:
     assert values["juicefs_blockcache_writes"] > 0
 
 
+async def test_prometheus_gets_the_same_names(mounted: Mounted) -> None:
+    await mounted.write(ROOT, b"f", b"x")
+    mounted.files.metrics.fuse("lookup", 0.001, errno.ENOENT, 0)
+    registry = CollectorRegistry()
+    registry.register(mounted.files.metrics)
+    text = generate_latest(registry).decode()
+    for line in (
+        'juicefs_fuse_ops_total{method="lookup"} 1.0', 'juicefs_fuse_ops_io_errors_total{errno="ENOENT"} 1.0',
+        'juicefs_object_request_durations_histogram_seconds_count{method="PUT"} 1.0',
+        'juicefs_fuse_ops_durations_histogram_seconds_bucket{le="+Inf"} 1.0',
+    ):  # fmt: skip
+        assert line in text
+
+
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +183,9 @@ async def test_remove_tree(mounted: Mounted) -> None:
     assert mounted.progress[-1] == (11, 0) and told[-1] == (ROOT, b"d")
     assert await mounted.ask(p.RemoveTree(ROOT, b"d")) == errno.ENOENT
     assert await mounted.ask(p.RemoveTree(ROOT, b"x", True), USER) == errno.EPERM
+    for name in (b"..", b".", b"a/b"):
+        assert await mounted.ask(p.RemoveTree(ROOT, name)) == errno.EINVAL
+        assert await mounted.ask(p.CloneTree(ROOT, ROOT, ROOT, name)) == errno.EINVAL
 
 
 async def test_info_of_a_file_with_unflushed_bytes(mounted: Mounted) -> None:
@@ -179,7 +207,7 @@ async def test_info_of_a_file_with_unflushed_bytes(mounted: Mounted) -> None:
 
 async def test_info_in_the_form_of_old_clients(mounted: Mounted) -> None:
     ino = await mounted.write(ROOT, b"f", b"12345")
-    handle = mounted.files.open(CONTROL, os.O_RDWR, ROOT_CALLER)
+    handle = mounted.files.open(CONTROL, os.O_RDWR, ADMIN)
     await handle.write(0, p.encode(p.Info(ino), legacy=True))
     (event,) = p.ReplyParser(legacy=True).receive(bytes(await handle.read(0, 1 << 16)))
     assert isinstance(event, p.Data) and f"inode: {ino}".encode() in event.data and b"/f" in event.data
