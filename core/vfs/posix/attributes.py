@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from core.errors import FsError
+from core.meta import keys as k
 from core.meta.base import EXECUTE, WRITE
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.meta import StatFs
@@ -99,8 +100,7 @@ class Attributes(PosixBase):
     async def _setattr(self, ino: int, change: Change, caller: Caller) -> Node:
         self.require_writable()
         real = self.real(ino)
-        if self.config.ioctl:
-            await self._require_changeable(real, touch=change.only_touches)
+        await self.require_unmarked(real, touch=change.only_touches)
         who = caller if caller.check else ROOT_CALLER  # the kernel has checked, capabilities included
         attr: Attr | None = None
         if change.size is not None:
@@ -159,9 +159,15 @@ class Attributes(PosixBase):
         await self.meta.store.transact(body)
         return msgspec.structs.replace(attr, ctime_ns=now)
 
-    async def _require_changeable(self, ino: int, *, touch: bool) -> None:
-        """EPERM for what chattr +i or +a forbids. The engine leaves this to its callers (semantics §5.1, rule 17)."""
-        attr = await self.meta.getattr(ino)
+    async def require_unmarked(self, ino: int, *, touch: bool = False) -> None:
+        """EPERM for what chattr +i or +a forbids. The engine leaves this to its callers (semantics §5.1, rule 17).
+
+        It costs nothing: the change itself begins with the same look, and believes what was just seen.
+        """
+        recent = self.meta.store.recent
+        attr = None if recent is None else recent.get(k.node(ino))
+        if attr is None:
+            attr = await self.meta.getattr(ino)
         if attr.flags & FLAG_IMMUTABLE or (attr.flags & FLAG_APPEND and not touch):
             raise FsError(errno.EPERM, f"inode {ino} is immutable or append-only (chattr -i -a lifts that)")
 

@@ -79,8 +79,7 @@ class Xattrs(Attributes):
         self.require_ordinary_inode(ino)
         self._require_xattr(name)
         real = self.real(ino)
-        if self.config.ioctl:
-            await self._require_changeable(real, touch=False)
+        await self.require_unmarked(real)
         who = caller
         if name in _ACLS and not caller.check and kill_sgid is not None:
             # Ownership was checked by the kernel, so all that is left of the caller is that one question.
@@ -147,8 +146,7 @@ class Xattrs(Attributes):
         self.require_ordinary_inode(ino)
         self._require_xattr(name)
         real = self.real(ino)
-        if self.config.ioctl:
-            await self._require_changeable(real, touch=False)
+        await self.require_unmarked(real)
         if name in _ACLS:
             await self.meta.removexattr(real, name, caller if caller.check else ROOT_CALLER)
         else:
