@@ -26,10 +26,11 @@ from gateways.fuse.holder.spec import Program, Spec
 STABLE_S = 10.0
 #: Pauses before the second, third … attempt after failures in a row.
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
-#: Failures in a row of workers that never served; of workers that served for a short time, which may be an unlucky
-#: administrator with `kill -9`.
+#: Failures in a row of workers that never served, and short lives in a row of workers that did.
 MOST_FAILED_STARTS = 5
 MOST_SHORT_LIVES = 20
+#: After so many short lives, before the next one begins.
+PAUSE_S = 1.0
 #: A worker's loop is asked this often whether it runs.
 PING_S = 5.0
 #: After the stacks were dumped twice, this long until SIGABRT, and then until SIGKILL.
@@ -262,7 +263,7 @@ class Supervisor:
             self._answer({"is": "failed", "text": text})
             return
         self._worker = None
-        if child.unmounted or code == messages.ENDED or self._stopping_s:
+        if child.unmounted or self._stopping_s:
             self._finish(0 if code == messages.ENDED else 1)
             return
         if self._next is not None:  # its successor stands ready, however it ended
@@ -279,15 +280,19 @@ class Supervisor:
             return
         self._crashed = True
         if child.serving_s:
-            lived = time.monotonic() - child.serving_s
-            self._short_lives = self._short_lives + 1 if lived < STABLE_S else 0
-            self.say("ERROR", f"worker {child.pid} {how} after {lived:.1f} s; another one takes over")
-            if self._short_lives > MOST_SHORT_LIVES:
-                self._give_up(f"{self._short_lives} workers in a row died within {STABLE_S:.0f} s")
-                return
-            self._start_at = time.monotonic()
+            self._died(child, code, how)
         else:
             self._failed(child.error or f"worker {child.pid} {how} before it served")
+
+    def _died(self, child: Child, code: int, how: str) -> None:
+        """A worker that served. One that somebody kills is no bad worker, however often that happens."""
+        lived = time.monotonic() - child.serving_s
+        self.say("ERROR", f"worker {child.pid} {how} after {lived:.1f} s; another one takes over")
+        self._short_lives = self._short_lives + 1 if lived < STABLE_S else 0
+        if self._short_lives > MOST_SHORT_LIVES and code != -signal.SIGKILL:
+            self._give_up(f"{self._short_lives} workers in a row died within {STABLE_S:.0f} s")
+            return
+        self._start_at = time.monotonic() + (PAUSE_S if self._short_lives > MOST_SHORT_LIVES else 0.0)
 
     def _failed(self, text: str) -> None:
         """A worker could not begin to serve."""

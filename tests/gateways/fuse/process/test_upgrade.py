@@ -7,12 +7,16 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from gateways.fuse import mount as mounting
+from gateways.fuse.holder import messages, runtime
+from gateways.fuse.holder.spec import Program
 from tests.gateways.fuse.mounts import ROOT, Mount, mounted
 from tests.gateways.fuse.process.running import load, log_of, serving_worker, status
 from tests.servers.process import wait_for
@@ -103,17 +107,49 @@ def test_hup_starts_a_fresh_worker() -> None:
         wait_for(lambda: not Path(f"/proc/{before}").exists(), 30, "the end of the old worker")
 
 
-def test_a_new_worker_that_fails_leaves_the_old_one_at_work(tmp_path: Path) -> None:
+def replace(mount: Mount, *argv: str) -> dict[str, object]:
+    """Ask the holder for a worker that is another program."""
+    found = mounting.find_mount(str(mount.point))
+    assert found is not None
+    sock = runtime.connect(found.device, timeout_s=60)
+    assert sock is not None
+    with sock:
+        program = Program([sys.executable, *argv], dict(os.environ), "/")
+        messages.send(sock, {"do": "replace", "program": program._asdict()})
+        answer = messages.receive(sock)
+    assert answer is not None
+    return answer
+
+
+def test_a_new_worker_that_fails_leaves_the_old_one_at_work() -> None:
     with mounted("sqlite") as mount:
         before = serving_worker(mount)
-        folder = tmp_path / "file"
-        folder.write_text("in the way of a cache folder")
-        done = mount_again(mount, "--cache-dir", str(folder / "cache"), "--cache-size", "1G")
-        if done.returncode == 0:
-            pytest.fail("a cache in a file is no cache")
-        assert "goes on with the worker it has" in done.stderr, done.stderr
+        answer = replace(mount, "-c", "raise SystemExit(3)")
+        assert answer == {"is": "failed", "text": "the new worker ended with status 3"}
         assert serving_worker(mount) == before
         (mount.point / "still").write_text("here")
+
+
+#: Says that it is prepared, and dies when it should serve.
+BAD_PROGRAM = """
+import os, socket
+line = socket.socket(fileno=int(os.environ["SLUICE_FUSE_WORKER"].split(",")[0]))
+line.send(b'{"is": "prepared"}')
+line.recv(1000)
+"""
+
+
+def test_a_new_program_that_can_not_serve_is_taken_back() -> None:
+    with mounted("sqlite") as mount:
+        before = serving_worker(mount)
+        with open(mount.point / "f", "w+b", buffering=0) as file:
+            file.write(b"one ")
+            answer = replace(mount, "-c", BAD_PROGRAM)
+            assert answer["is"] == "failed"
+            file.write(b"two")
+            assert (mount.point / "f").read_bytes() == b"one two"
+        assert serving_worker(mount) != before
+        assert "back to the one before" in log_of(mount)
 
 
 def test_other_options_for_the_kernel_are_refused_with_their_name() -> None:
