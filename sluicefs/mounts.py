@@ -38,7 +38,9 @@ def is_meta_url(text: str) -> bool:
     if text.startswith(("/", ".", "~")) or os.path.lexists(text):
         return False
     address = _ADDRESS.fullmatch(text)
-    return address is not None and (":" in text or text == "localhost" or "/" in text)
+    host, slash, _ = text.partition("/")
+    # `d/5` is rather a path that doesn't exist than a database on a host of one letter.
+    return address is not None and (":" in text or host == "localhost" or bool(slash and "." in host))
 
 
 def split_arguments(arguments: Sequence[str], what: str = "PATH") -> tuple[str | None, list[str]]:
@@ -199,6 +201,8 @@ class Control:
 
 def report_failure(path: str, error: Exception) -> int:
     """One line about one of several paths; 1, to be added up."""
+    if isinstance(error, BrokenPipeError):
+        raise error  # our own output: the reader has gone
     if not isinstance(error, OSError):
         return report_error(str(error), error)
     return report_error(f"{path}: {os.strerror(error.errno) if error.errno else error}", error)

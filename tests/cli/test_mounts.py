@@ -14,14 +14,25 @@ from sluicefs.mounts import Control, TooOld, find_place, is_meta_url, require_ro
 
 
 @pytest.mark.parametrize(
-    "text", ["redis://h/1", "sqlite3:///x.db", "localhost", "localhost:6379/1", "h:6379", "[::1]:6379/0", "u:p@h/1"]
+    "text",
+    [
+        "redis://h/1",
+        "sqlite3:///x.db",
+        "localhost",
+        "localhost:6379/1",
+        "h:6379",
+        "[::1]:6379/0",
+        "u:p@h/1",
+        "localhost/1",
+        "db.example.com/2",
+    ],
 )
 def test_addresses(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_meta_url(text)
 
 
-@pytest.mark.parametrize("text", ["/mnt/x", "./x", "../x", "~/x", "x", "x/y", "a b:1", "dir/file:1"])
+@pytest.mark.parametrize("text", ["/mnt/x", "./x", "../x", "~/x", "x", "x/y", "d/5", "a b:1", "dir/file:1"])
 def test_paths(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert not is_meta_url(text)
