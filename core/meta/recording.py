@@ -149,11 +149,11 @@ class Recording(Data):
             new = msgspec.structs.replace(seen, length=seen.length + total, mtime_ns=mtime_ns, ctime_ns=now)
             tx.put(k.node(ino), new)
             await self.charge_length(tx, ino, seen, new.length)
-            await point("append.before-commit")
+            await point("write.before-commit")
             return tx, new
 
         tx, attr = await self.with_room(body)
-        await point("append.committed")
+        await point("write.committed")
         self.after_commit(tx)
         assert seen is not None
         known = seen
@@ -217,7 +217,6 @@ class Recording(Data):
             tx.put(k.node(ino), attr)
             tx.put(k.sustained(self.sid, ino), True)
             await self.charge(tx, 0, 0, 4096, 1, uid=attr.uid, gid=attr.gid)
-            await point("tmpfile.before-commit")
             return tx, attr
 
         tx, attr = await self.store.transact(body)

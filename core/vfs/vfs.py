@@ -107,7 +107,7 @@ class VFS:
         state.seen = state.version
         if state.told != state.version:
             # Who opens a file sees it as it is now: what was told of its length before must not be believed any more.
-            state.told = None
+            state.told = state.version
             await self.invalidated(handle.file, content=False)
         return handle
 
