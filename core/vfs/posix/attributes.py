@@ -171,13 +171,21 @@ class Attributes(PosixBase):
         if attr.flags & FLAG_IMMUTABLE or (attr.flags & FLAG_APPEND and not touch):
             raise FsError(errno.EPERM, f"inode {ino} is immutable or append-only (chattr -i -a lifts that)")
 
+    def has_privileges(self, ino: int) -> bool:
+        """May the mode have bits that a write takes away? Told from what is known of an open file, without asking:
+        every single write by anybody but root brings that question."""
+        file = self.vfs.file(self.real(ino))
+        return file is None or bool(file.state.attr.mode & (stat.S_ISUID | stat.S_ISGID))
+
     async def kill_privileges(self, ino: int) -> None:
-        """Somebody without the right to keep them wrote to the file: set-user-id and set-group-id go."""
+        """Somebody without the right to keep them changed the content: set-user-id and set-group-id go."""
+        if not self.has_privileges(ino):
+            return
         real = self.real(ino)
         attr = await self.meta.getattr(real)
         mode = killed_mode(attr.mode)
         if mode != attr.mode:
-            await self.meta.setattr(real, {"mode": mode}, ROOT_CALLER)
+            await self.vfs.setattr(real, {"mode": mode}, ROOT_CALLER)
             self.changed(real)
 
     async def access(self, ino: int, mask: int, caller: Caller) -> None:

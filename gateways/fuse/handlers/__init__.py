@@ -11,10 +11,13 @@ from gateways.fuse.handlers.directories import DirectoryHandlers
 from gateways.fuse.handlers.files import FileHandlers
 from gateways.fuse.handlers.locks import LockHandlers
 from gateways.fuse.handlers.names import NameHandlers
+from gateways.fuse.handlers.privileges import PrivilegeHandlers
 from gateways.fuse.handlers.translate import Ttl
 
 
-class PosixOperations(NameHandlers, AttributeHandlers, DirectoryHandlers, FileHandlers, LockHandlers):
+class PosixOperations(
+    NameHandlers, AttributeHandlers, DirectoryHandlers, PrivilegeHandlers, FileHandlers, LockHandlers
+):  # fmt: skip
     """All requests of one mount."""
 
 

@@ -185,3 +185,33 @@ class TestAttributes(PosixSuite):
     async def test_errors_carry_their_number(self, mount: Mount) -> None:
         with pytest.raises(FsError):
             await PosixOperations(mount.posix).getattr(CALL._replace(nodeid=4711), None)
+
+
+class TestPrivileges(PosixSuite):
+    @pytest.mark.parametrize("uid", [0, 1000])
+    async def test_new_content_takes_them_away_from_all_but_root(self, mount: Mount, uid: int) -> None:
+        operations = PosixOperations(mount.posix)
+        for what in ("write", "fallocate", "copy_file_range"):
+            file = await mount.touch(what.encode(), mode=0o6777)
+            fh, _ = await mount.posix.open(file, os.O_RDWR)
+            call = CALL._replace(nodeid=file, uid=uid)
+            kill = 0 if uid == 0 else c.WRITE_KILL_SUIDGID
+            for _ in range(2):
+                if what == "write":
+                    await _answer(operations.write(call, fh, 0, memoryview(b"12345"), kill, 0, os.O_RDWR))
+                elif what == "fallocate":
+                    await operations.fallocate(call, fh, 0, 100, 0)
+                else:
+                    await operations.copy_file_range(call, fh, 0, file, fh, 10, 5, 0)
+            assert (await mount.attr(file)).mode == (0o6777 if uid == 0 else 0o777)
+            await mount.posix.release(fh, file, 0, False)
+
+    async def test_the_usual_file_pays_nothing(self, mount: Mount) -> None:
+        operations = PosixOperations(mount.posix)
+        file = await mount.touch(b"f", mode=0o777)
+        fh, _ = await mount.posix.open(file, os.O_RDWR)
+        call = CALL._replace(nodeid=file)
+        with mount.posix.meta.store.round_trips() as trips:
+            await _answer(operations.write(call, fh, 0, memoryview(b"1"), c.WRITE_KILL_SUIDGID, 0, os.O_RDWR))
+        assert trips.count == 0
+        await mount.posix.release(fh, file, 0, False)
