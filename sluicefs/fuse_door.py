@@ -22,6 +22,7 @@ from gateways.fuse import mount as mounting
 from gateways.fuse.door import Door, DoorOptions
 from gateways.fuse.handlers import Ttl
 from gateways.fuse.holder import runtime
+from gateways.fuse.pyfuse3_backend import require_pyfuse3
 from gateways.fuse.session import Options
 from sluicefs.fuse_options import KernelOptions, may_allow_other, parse_labels, parse_o, parse_owner, parse_umask
 from sluicefs.options import volume_options
@@ -62,7 +63,7 @@ class Wish(NamedTuple):
         return {
             "volume": fmt.uuid, "mount_options": self.mount_options(), "subtype": self.kernel.subtype,
             "session": msgspec.to_builtins(self.door.session), "xattr": self.door.posix.any_xattr,
-            "subdir": self.door.subdir.decode(errors="backslashreplace"),
+            "subdir": self.door.subdir.decode(errors="backslashreplace"), "fuse_backend": self.door.backend,
         }  # fmt: skip
 
 
@@ -70,6 +71,9 @@ def make_wish(meta_url: str, mount_point: str, fmt: Format, given: dict[str, Any
     """given: values of `fuse_options.mount_options`. ConfigError names the option."""
     options = dict(given)
     kernel = parse_o(options.pop("o_options"))
+    backend = options.pop("fuse_backend")
+    if backend == "pyfuse3":
+        require_pyfuse3()  # before anything is mounted
     read_only = bool(options["read_only"]) or kernel.read_only
     options["read_only"] = read_only
     posix = _posix(options, fmt, read_only)
@@ -91,7 +95,7 @@ def make_wish(meta_url: str, mount_point: str, fmt: Format, given: dict[str, Any
         subdir=os.fsencode(options.pop("subdir") or ""), readdir_cache=options.pop("readdir_cache"),
         passthrough=options.pop("passthrough"), patience_s=options.pop("meta_patience"),
         heartbeat_s=round(options["heartbeat"]), jobs=not options["no_bgjob"],
-        backup_meta_s=options.pop("backup_meta"),
+        backup_meta_s=options.pop("backup_meta"), backend=backend,
     )  # fmt: skip
     metrics_text = options.pop("metrics")
     metrics = None if metrics_text in ("", "off", "none") else parse_address(metrics_text, option="--metrics")

@@ -127,6 +127,8 @@ fuse_options = chain(
     option("--max-fuse-io", type=size(1), default="1M", help="Largest request of the kernel."),
     option("--passthrough/--no-passthrough", default=True,
            help="Let the kernel read cached files by itself where it can."),
+    option("--fuse-backend", type=click.Choice(["builtin", "pyfuse3"]), default="builtin",
+           help="What speaks with the kernel; pyfuse3 can do less."),
     option("--write-log", type=size(1 << 20), default="64M",
            help="Memory for written bytes that must survive a crash of the process (MiB)."),
     option("--meta-patience", type=DURATION, default="5m",

@@ -12,7 +12,7 @@ import errno
 import logging
 import shutil
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -29,6 +29,7 @@ from core.volume import Volume
 from gateways.fuse.access_log import Observer
 from gateways.fuse.handlers import PosixOperations, Ttl
 from gateways.fuse.invalidation import PageInvalidator
+from gateways.fuse.operations import Operations
 from gateways.fuse.passthrough import PassthroughHandlers
 from gateways.fuse.patience import PatientOperations
 from gateways.fuse.server import FuseServer
@@ -56,6 +57,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: int = 12
     jobs: bool = True
     backup_meta_s: float = 0
+    #: What speaks with the kernel: our own channel, or pyfuse3 (which can't be followed by another process).
+    backend: Literal["builtin", "pyfuse3"] = "builtin"
     shown: dict[str, Any] = {}  # for `.config`
 
 
@@ -108,7 +111,7 @@ class Door:
         if saved:
             await self._recover()
         handlers = Handlers(self.posix, options.ttl, readdir_cache=options.readdir_cache)
-        self.server = FuseServer(PatientOperations(handlers), options.session)
+        self.server = self._new_server(PatientOperations(handlers))
         self.server.observe(Observer(self.internal.access_log, self.internal.metrics, warn=log.warning))
         self._invalidator = PageInvalidator(self.server)
         self.vfs.invalidate = self._invalidator
@@ -150,6 +153,13 @@ class Door:
             shutil.rmtree(self.options.copies_in, ignore_errors=True)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _new_server(self, operations: Operations) -> FuseServer:
+        if self.options.backend == "pyfuse3":
+            from gateways.fuse.pyfuse3_backend.server import Pyfuse3Server
+
+            return cast(FuseServer, Pyfuse3Server(operations, self.options.session))
+        return FuseServer(operations, self.options.session)
 
     def _place(self) -> str | None:
         """Only a mount that outlives its process needs copies with names."""

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pytest plugin that runs tests of the FUSE door through pyfuse3, and skips what pyfuse3 can't do, saying why.
+
+    pytest -p tests.gateways.fuse.pyfuse3_backend.suite tests/gateways/fuse/posix
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+
+from gateways.fuse.pyfuse3_backend.limits import MISSING
+from tests.gateways.fuse.mounts import Mount
+
+#: Which tests (by their ids, first match counts) need what pyfuse3 lacks.
+NEEDS: Final[tuple[tuple[str, str], ...]] = ()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    plain = Mount.command
+    Mount.command = lambda self: [*plain(self), "--fuse-backend", "pyfuse3"]  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for pattern, missing in NEEDS:
+            if re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.skip(reason=f"pyfuse3: {MISSING[missing]}"))
+                break
