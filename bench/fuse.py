@@ -159,7 +159,7 @@ def passthrough(settings: Settings, kinds: Sequence[type[Mount]]) -> list[dict[s
     rows: list[dict[str, Any]] = []
     with metadata("sqlite") as urls:
         for kind in kinds:
-            for how, options in (("on", ["-o", "passthrough"]), ("off", ["-o", "no_passthrough"])):
+            for how, options in (("on", ["--passthrough"]), ("off", ["--no-passthrough"])):
                 if not issubclass(kind, Sluice):
                     continue
                 with kind(settings.folder, next(urls), options) as mount:

@@ -55,7 +55,7 @@ class Mirror:
     """A file with the content of one inode. `update` is called when the inode may have changed."""
 
     def __init__(self, fd: int, slices: BlockSliceStore, threads: Executor) -> None:
-        """fd: of an empty file, or of one with unknown content, for reading and writing; closed by `close`."""
+        """fd: of an empty file, or of one with unknown content, for reading and writing; whose it stays."""
         self.fd = fd
         self.length = 0
         self._slices = slices
@@ -106,9 +106,6 @@ class Mirror:
         except OSError as e:
             return e.errno == errno.EAGAIN  # else this file system has no leases: as if nobody had
         return False
-
-    def close(self) -> None:
-        os.close(self.fd)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -173,41 +170,61 @@ def _write(fd: int, data: Buffer, offset: int) -> None:
 
 
 class Place:
-    """Where copies are kept. With a folder of the mount's own they have names, `<inode>.<number>`, by which a later
-    process finds what an earlier one passed through; without one they vanish with this process."""
+    """Where copies are kept. With a folder of the mount's own they are called `<inode>.<number>` while the kernel knows
+    them by that number, by which a later process finds what an earlier one passed through. Without a folder they vanish
+    with this process."""
 
     def __init__(self, folder: str | None) -> None:
         self.folder = folder
+        self._made = 0
+        self._paths: dict[int, str] = {}  # of descriptors
         if folder is not None:
             os.makedirs(folder, 0o700, exist_ok=True)
 
     def new(self) -> int:
-        folder = self.folder or tempfile.gettempdir()
+        """A descriptor of an empty file; OSError if none can be made."""
+        if self.folder is not None:
+            self._made += 1
+            path = f"{self.folder}/idle-{os.getpid()}-{self._made}"
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._paths[fd] = path
+            return fd
         try:
-            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            return os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:  # the file system can't
-            fd, path = tempfile.mkstemp(prefix=".copy-", dir=folder)
+            fd, path = tempfile.mkstemp(prefix="sluice-copy-")
             os.unlink(path)
             return fd
 
-    def name(self, fd: int, ino: int, number: int) -> None:
-        """A later process will find it. The descriptor's own link works for root without any name before."""
-        if self.folder is not None:
-            os.link(f"/proc/self/fd/{fd}", self._path(ino, number), follow_symlinks=True)
+    def used(self, fd: int, ino: int, number: int) -> None:
+        """The kernel knows it by this number."""
+        self._rename(fd, f"{self.folder}/{ino}.{number}")
 
-    def unname(self, ino: int, number: int) -> None:
-        if self.folder is not None:
+    def idle(self, fd: int) -> None:
+        """Not any more."""
+        self._made += 1
+        self._rename(fd, f"{self.folder}/idle-{os.getpid()}-{self._made}")
+
+    def close(self, fd: int, *, keep: bool = False) -> None:
+        """keep: a later process will want it."""
+        path = self._paths.pop(fd, None)
+        if path is not None and not keep:
             with contextlib.suppress(OSError):
-                os.unlink(self._path(ino, number))
+                os.unlink(path)
+        os.close(fd)
 
-    def named(self) -> list[tuple[int, int, int]]:
-        """(inode, number, descriptor) of what an earlier process left."""
+    def left(self) -> list[tuple[int, int, int]]:
+        """(inode, number, descriptor) of what an earlier process had in use."""
         found = []
         for name in os.listdir(self.folder) if self.folder is not None else ():
             ino, _, number = name.partition(".")
+            path = f"{self.folder}/{name}"
             if ino.isdigit() and number.isdigit():
-                fd = os.open(self._path(int(ino), int(number)), os.O_RDWR | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._paths[fd] = path
                 found.append((int(ino), int(number), fd))
+            else:
+                os.unlink(path)
         return found
 
     def clear(self) -> None:
@@ -215,5 +232,8 @@ class Place:
             with contextlib.suppress(OSError):
                 os.unlink(f"{self.folder}/{name}")
 
-    def _path(self, ino: int, number: int) -> str:
-        return f"{self.folder}/{ino}.{number}"
+    def _rename(self, fd: int, path: str) -> None:
+        old = self._paths.get(fd)
+        if old is not None:
+            os.rename(old, path)
+            self._paths[fd] = path

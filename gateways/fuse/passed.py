@@ -95,11 +95,11 @@ class PassedFiles:
                 users.setdefault(kept.ino, set()).add(kept.fh)
                 if kept.flags & os.O_ACCMODE != os.O_RDONLY:
                     writers.setdefault(kept.ino, set()).add(kept.fh)
-        for ino, number, fd in self._place.named():
+        for ino, number, fd in self._place.left():
             mirror = Mirror(fd, self._posix.vfs.slices, self._threads)
             if ino not in users and not mirror.busy():
-                self._forget(ino, number)
-                mirror.close()
+                close_backing(self._device, number)
+                self._place.close(fd)
                 continue
             # Before anything waits: who opens it now must find it here.
             held: Handle = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
@@ -119,8 +119,10 @@ class PassedFiles:
         self.on = False
         if self._ticker is not None:
             self._ticker.cancel()
-        for mirror in [*self._kept.values(), *(p.mirror for p in self._table.values())]:
-            mirror.close()
+        for mirror in self._kept.values():
+            self._place.close(mirror.fd)
+        for passed in self._table.values():
+            self._place.close(passed.mirror.fd, keep=True)
         self._kept.clear()
         self._table.clear()
         self._threads.shutdown(wait=False)
@@ -232,7 +234,7 @@ class PassedFiles:
             if await self._at_hand(passed.file):
                 await passed.mirror.update(passed.file)
                 passed.number = open_backing(self._device, passed.mirror.fd)
-                self._place.name(passed.mirror.fd, ino, passed.number)
+                self._place.used(passed.mirror.fd, ino, passed.number)
                 passed.ready.set_result(True)
                 self._watch()
         except FsError as e:
@@ -241,6 +243,8 @@ class PassedFiles:
             if e.errno in _OFF and not passed.number:
                 log.warning("passthrough is off: the kernel takes no file of %s: %s", self._place.folder, e.strerror)
                 self.on = False
+            else:
+                log.warning("inode %d is not passed through: %s", ino, e.strerror)
         finally:
             if not passed.ready.done():
                 passed.ready.set_result(False)
@@ -263,17 +267,14 @@ class PassedFiles:
         if self._table.get(ino) is passed:
             del self._table[ino]
         if passed.number:
-            self._forget(ino, passed.number)
+            close_backing(self._device, passed.number)
+            self._place.idle(passed.mirror.fd)
         self._kept[ino] = passed.mirror
         self._kept_bytes += passed.mirror.length
         while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_BYTES // MIN_LENGTH:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= oldest.length
-            oldest.close()
-
-    def _forget(self, ino: int, number: int) -> None:
-        close_backing(self._device, number)
-        self._place.unname(ino, number)
+            self._place.close(oldest.fd)
 
     def _watch(self) -> None:
         if self._table and (self._ticker is None or self._ticker.done()):

@@ -28,7 +28,7 @@ def require_passthrough() -> None:
 @pytest.fixture(scope="package")
 def mount() -> Iterator[Mount]:
     require_passthrough()
-    with mounted("sqlite", "-o", "passthrough") as made:
+    with mounted("sqlite", "--passthrough") as made:
         yield made
 
 

@@ -204,7 +204,7 @@ def test_copies_and_numbers_are_given_back(mount: Mount) -> None:
 
 
 def test_without_the_option_nothing_is_passed_through() -> None:
-    with mounted("sqlite", "-o", "no_passthrough") as mount:
+    with mounted("sqlite", "--no-passthrough") as mount:
         path = mount.point / "file"
         path.write_bytes(os.urandom(300 * KIB))
         assert not passed(mount, path)
@@ -212,7 +212,7 @@ def test_without_the_option_nothing_is_passed_through() -> None:
 
 @pytest.mark.parametrize("settings", [{"compression": "lz4"}, {"block_size": 1024}], ids=lambda s: str(s))
 def test_blocks_that_are_stored_otherwise(settings: dict[str, object]) -> None:
-    with mounted("sqlite", "-o", "passthrough", **settings) as mount:
+    with mounted("sqlite", "--passthrough", **settings) as mount:
         path = mount.point / "file"
         path.write_bytes(data := os.urandom(300 * KIB))
         for _ in range(5):
