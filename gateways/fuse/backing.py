@@ -62,6 +62,7 @@ class Mirror:
         self._threads = threads
         self._turn = asyncio.Lock()
         self._flat: dict[int, list[Slice]] = {}
+        self._shadow: bytearray | None = None
 
     async def update(self, file: OpenFile) -> None:
         """Make it equal to the inode, as this process knows it. Only what differs is copied."""
@@ -74,28 +75,35 @@ class Mirror:
                 flat = {index: flatten(await state.records(index)) for index in indexes}
                 # Shorter first: what is cut off and comes again as a hole must not shine through.
                 if length < self.length:
-                    os.ftruncate(self.fd, length)
-                    self.length = length
+                    self._resize(length)
+                elif self._shadow is not None:
+                    self._shadow += bytes(length - len(self._shadow))
                 for index, pieces in flat.items():
                     await self._copy(index, pieces, min(CHUNK_SIZE, length - index * CHUNK_SIZE))
-                os.ftruncate(self.fd, length)
-                self._flat, self.length = flat, length
+                self._resize(length)
+                self._flat = flat
                 if generation == state.generation:
                     return
 
+    async def watch(self) -> None:
+        """From now on `stored` tells what others store into it; that takes its size in memory."""
+        async with self._turn:
+            if self._shadow is None:
+                self._shadow = bytearray(await self._run(os.pread, self.fd, self.length, 0))
+
     async def stored(self) -> list[tuple[int, Buffer]]:
-        """What was stored into it through mappings since it was copied: offset and bytes, page by page."""
+        """What was stored into it through mappings since it was copied, or since the last call: offset and bytes."""
         out: list[tuple[int, Buffer]] = []
         async with self._turn:
-            for at in range(0, self.length, _STEP):
-                n = min(_STEP, self.length - at)
-                known = await self._known(at, n)
-                now = await self._run(os.pread, self.fd, n, at)
-                if now == known:
-                    continue
-                for page in range(0, n, _PAGE):
-                    if now[page : page + _PAGE] != known[page : page + _PAGE]:
-                        out.append((at + page, now[page : page + _PAGE]))
+            known = self._shadow
+            if known is None:
+                return out
+            now = await self._run(os.pread, self.fd, self.length, 0)
+            if now != known:
+                for at in range(0, len(now), _PAGE):
+                    if now[at : at + _PAGE] != known[at : at + _PAGE]:
+                        out.append((at, now[at : at + _PAGE]))
+                self._shadow = bytearray(now)
         return out
 
     def busy(self) -> bool:
@@ -112,6 +120,13 @@ class Mirror:
     async def _run(self, call: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
+    def _resize(self, length: int) -> None:
+        os.ftruncate(self.fd, length)
+        self.length = length
+        if self._shadow is not None:
+            del self._shadow[length:]
+            self._shadow += bytes(length - len(self._shadow))
+
     async def _copy(self, index: int, pieces: list[Slice], length: int) -> None:
         """Bring `length` bytes of a chunk over, as far as they differ from what was copied before."""
         base = index * CHUNK_SIZE
@@ -122,22 +137,14 @@ class Mirror:
                 end = min(end, have)  # what lies behind the copy's end is a hole already
             for at in range(start, end, _STEP):
                 data = await self._bytes(piece, at, min(end - at, _STEP))
+                if self._shadow is not None:
+                    self._shadow[base + at : base + at + len(data)] = data
                 await self._run(_write, self.fd, data, base + at)
 
     async def _bytes(self, piece: Slice, at: int, n: int) -> Buffer:
         if not piece.id:
             return bytes(n)
         return await self._slices.read(piece.id, piece.size, piece.off + at - piece.pos, n)
-
-    async def _known(self, offset: int, n: int) -> bytes:
-        parts: list[Buffer] = []
-        while n:
-            index, pos = divmod(offset, CHUNK_SIZE)
-            end = min(pos + n, CHUNK_SIZE)
-            for piece in clip(self._flat.get(index, ()), pos, end):
-                parts.append(await self._bytes(piece, piece.pos, piece.length))
-            offset, n = offset + end - pos, n - (end - pos)
-        return b"".join(parts)
 
 
 def _changed(old: Sequence[Slice], new: Sequence[Slice]) -> list[tuple[int, int, Slice]]:

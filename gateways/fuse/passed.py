@@ -108,6 +108,8 @@ class PassedFiles:
             passed.stores = bool(passed.writers)
             passed.ready.set_result(True)
             await self.update(ino)
+            if passed.stores:
+                await mirror.watch()
         self._watch()
 
     def start_afresh(self) -> None:
@@ -145,7 +147,9 @@ class PassedFiles:
             await held.release()
         if not reads:
             passed.writers.add(fh)
-            passed.stores = True
+            if not passed.stores:
+                passed.stores = True
+                await passed.mirror.watch()
             if flags & os.O_TRUNC:
                 await self.update(ino)
         direct = FOPEN_DIRECT_IO if how & FOPEN_DIRECT_IO or not reads else 0

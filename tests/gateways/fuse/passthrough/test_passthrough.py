@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
 import random
+import re
+import signal
 import time
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from tests.gateways.fuse.passthrough.stopped import open_files
 from tests.servers.process import wait_for
 
 PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
 
 
 def test_a_file_at_hand_is_read_and_mapped_while_the_mount_stands_still(mount: Mount, path: Path) -> None:
@@ -32,9 +38,10 @@ def test_bytes_end_and_what_follows_the_end_in_a_mapping_are_right(path: Path, c
         assert os.pread(fd, 100, len(content)) == b""
         assert os.lseek(fd, 0, os.SEEK_END) == os.fstat(fd).st_size == len(content)
         assert mapped[:] == content
-    end = -(-len(content) // PAGE) * PAGE
-    with mmap.mmap(fd, end, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
-        assert mapped[len(content) :] == bytes(end - len(content))
+    rest = -len(content) % PAGE
+    at = libc.mmap(None, len(content), mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+    assert ctypes.string_at(at + len(content), rest) == bytes(rest)
+    libc.munmap(ctypes.c_void_p(at), len(content))
     os.close(fd)
 
 
@@ -136,7 +143,7 @@ def test_descriptors_of_all_kinds_at_random(mount: Mount, path: Path, content: b
         elif step < 0.7:
             size = rng.choice([len(model), rng.randrange(60 * KIB, 400 * KIB)])
             os.truncate(path, size)
-            model[:] = model[:size] + bytes(size - len(model))
+            model[:] = (model + bytes(max(0, size - len(model))))[:size]
         elif writers := [fd for fd, flags in held if flags != os.O_RDONLY]:
             at, data = rng.randrange(len(model)), rng.randbytes(rng.randrange(1, 9000))
             os.pwrite(rng.choice(writers), data, at)
@@ -149,6 +156,38 @@ def test_descriptors_of_all_kinds_at_random(mount: Mount, path: Path, content: b
     for fd, _ in held:
         os.close(fd)
     assert path.read_bytes() == model
+
+
+def test_what_a_writer_stores_into_a_mapping_is_in_the_file(mount: Mount, path: Path, content: bytes) -> None:
+    reader, writer = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+    mapped = mmap.mmap(writer, 0, mmap.MAP_SHARED)
+    mapped[1000:1005] = b"store"
+    assert os.pread(reader, 5, 1000) == os.pread(writer, 5, 1000) == b"store"
+    os.pwrite(writer, b"write", 1005)
+    os.close(writer)
+    mapped[200_000:200_005] = b"later"
+    os.close(reader)
+    mapped.close()
+    expected = bytearray(content)
+    expected[1000:1010], expected[200_000:200_005] = b"storewrite", b"later"
+    assert path.read_bytes() == expected
+    with mount.second() as other:
+        theirs = other.point / path.name
+        wait_for(lambda: theirs.read_bytes() == expected, 10, "what was stored after the descriptor was closed")
+
+
+def test_after_a_crash_of_the_worker_readers_still_see_changes(mount: Mount, path: Path, content: bytes) -> None:
+    reader = os.open(path, os.O_RDONLY)
+    assert os.pread(reader, 1 << 20, 0) == content
+    os.kill(int(re.findall(r"worker (\d+)\)", mount.log_text())[-1]), signal.SIGKILL)
+    again = os.open(path, os.O_RDONLY)
+    assert os.pread(again, 1 << 20, 0) == os.pread(reader, 1 << 20, 0) == content
+    with path.open("r+b") as file:
+        file.write(b"changed")
+    assert os.pread(reader, 7, 0) == os.pread(again, 7, 0) == b"changed"
+    os.close(reader)
+    os.close(again)
+    settle(mount, path)
 
 
 def test_another_mounts_changes_are_seen(mount: Mount, path: Path, content: bytes) -> None:
@@ -220,9 +259,6 @@ def test_blocks_that_are_stored_otherwise(settings: dict[str, object]) -> None:
 
 
 def punch(fd: int, offset: int, length: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     mode = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
         raise OSError(ctypes.get_errno(), "fallocate")
