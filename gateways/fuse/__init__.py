@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The POSIX mount: will live here.
+"""The POSIX mount: the kernel's FUSE protocol over `core/vfs/posix`.
 
-Our own codec of the kernel's FUSE protocol and a loop on /dev/fuse; an optional second backend on pyfuse3.
-Nothing of it works yet.
+`wire` is the codec (no IO), `channel` and `server` the loop on /dev/fuse, `handlers` the translation, `holder` what
+outlives a worker. `pyfuse3_backend` is another way to the kernel under the same handlers. No rule of a file system
+belongs in here.
 """
