@@ -282,7 +282,8 @@ class Supervisor:
         if child.serving_s:
             self._died(child, code, how)
         else:
-            self._failed(child.error or f"worker {child.pid} {how} before it served")
+            text = child.error or f"worker {child.pid} {how} before it served"
+            self._failed(text, killed=code == -signal.SIGKILL)
 
     def _died(self, child: Child, code: int, how: str) -> None:
         """A worker that served. One that somebody kills is no bad worker, however often that happens."""
@@ -294,8 +295,8 @@ class Supervisor:
             return
         self._start_at = time.monotonic() + (PAUSE_S if self._short_lives > MOST_SHORT_LIVES else 0.0)
 
-    def _failed(self, text: str) -> None:
-        """A worker could not begin to serve."""
+    def _failed(self, text: str, *, killed: bool = False) -> None:
+        """A worker could not begin to serve. If somebody killed it, that says nothing about the next one."""
         if self._before is not None:
             self.say("ERROR", f"the new program can't serve ({text}); back to the one before")
             self._answer({"is": "failed", "text": text})
@@ -303,7 +304,7 @@ class Supervisor:
             self._start_at = time.monotonic()
             return
         self._failed_starts += 1
-        if not self._served or self._failed_starts >= MOST_FAILED_STARTS:
+        if not self._served or (self._failed_starts >= MOST_FAILED_STARTS and not killed):
             self._give_up(text)  # nobody has used the mount yet, or nobody will any more
             return
         pause = PAUSES_S[min(self._failed_starts, len(PAUSES_S) - 1)]

@@ -88,14 +88,19 @@ def test_longer_than_the_engine_waits_by_itself(redis: Server, mount: Mount) -> 
 
 def test_a_worker_that_dies_while_the_server_is_away_is_replaced_when_it_is_back(redis: Server, mount: Mount) -> None:
     (mount.point / "before").write_text("kept")
-    held = os.open(mount.point / "open", os.O_RDWR | os.O_CREAT)
+    # In a program of its own: a child of ours would close the file before it becomes the database, and wait for that.
+    script = "import sys; f = open(sys.argv[1], 'w'); print('open', flush=True); input(); f.write('goes on'); f.close()"
+    program = [sys.executable, "-c", script, str(mount.point / "open")]
+    holding = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holding.stdout is not None
+    assert holding.stdout.readline() == "open\n"
     worker = serving_worker(mount)
     redis.kill()
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: "trying again" in log_of(mount), 60, "a new worker that waits")
     redis.start()
-    os.write(held, b"goes on")
-    os.close(held)
+    holding.communicate("now\n", timeout=60)
+    assert holding.returncode == 0
     assert (mount.point / "open").read_text() == "goes on"
     assert serving_worker(mount) != worker
 
