@@ -13,6 +13,7 @@ import functools
 import itertools
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -27,6 +28,7 @@ _DT: Final = {kind: bits >> 12 for kind, bits in S_IFMT.items()}
 _DT_DIR: Final = 4
 #: Names read at a time while looking for a position of another process.
 _SEARCH: Final = 4096
+_MAX_LEFT: Final = 64
 
 
 class Listed(NamedTuple):
@@ -46,6 +48,12 @@ class Directories(PosixBase):
     def directories(self) -> dict[int, Listing]:
         """Open directories by handle number."""
         return {}
+
+    @functools.cached_property
+    def _left(self) -> OrderedDict[int, Listing]:
+        """Large directories that were closed lately. An NFS server opens one anew for each piece of it, and goes on at
+        a position of the handle before; with what is left of that, it is found in one trip."""
+        return OrderedDict()
 
     def opendir_nowait(self, ino: int, flags: int) -> int | None:
         """A handle number where there is nothing to check here, else None: then `opendir`."""
@@ -67,7 +75,8 @@ class Directories(PosixBase):
         """An unknown number is of a process before us: the inode is all it takes to go on."""
         listing = self.directories.get(fh)
         if listing is None:
-            listing = self.directories[fh] = Listing(self.real(ino))
+            real = self.real(ino)
+            listing = self.directories[fh] = self._left.pop(real, None) or Listing(real)
             self._listings.setdefault(listing.ino, set()).add(listing)
         return listing
 
@@ -78,6 +87,11 @@ class Directories(PosixBase):
             same.discard(listing)
             if not same:
                 del self._listings[listing.ino]
+            if len(listing.pages) > 1 or (listing.pages and not listing.complete):
+                listing.shrink()
+                self._left[listing.ino] = listing
+                if len(self._left) > _MAX_LEFT:
+                    self._left.popitem(last=False)
         self.keeper.closed(fh)
 
     # -- reading -----------------------------------------------------------------------------------------------------

@@ -86,6 +86,12 @@ class Listing:
         self.dead: set[bytes] = set()  # removed since
         self.touched: set[int] = set()  # inodes whose attributes changed since
 
+    def shrink(self) -> None:
+        """Nobody reads on for now: all that is kept is where the pages are."""
+        self.forget()
+        for page in self.pages:
+            page.names = None
+
     # -- pages -------------------------------------------------------------------------------------------------------
 
     @property

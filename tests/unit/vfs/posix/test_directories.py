@@ -245,6 +245,25 @@ class TestPositions(PosixSuite):
         reader.mount = await more()
         assert (await reader.rest())[:2] == [b"..", names[0]]
 
+    async def test_reading_each_piece_through_a_handle_of_its_own_finds_the_place_at_once(self, mount: Mount) -> None:
+        """As NFS servers do."""
+        d = await mount.mkdir(b"d")
+        names = await fill(mount, d, 6000)
+        offset, seen, most = 0, list[bytes](), 0
+        while True:
+            reader = Reader(mount, d, each=500)
+            reader.offset = offset
+            with mount.posix.meta.store.round_trips() as trips:
+                some = await reader.some()
+            offset = reader.offset
+            mount.posix.releasedir(reader.fh)
+            if not some:
+                break
+            most = max(most, trips.count)
+            seen += some
+        assert seen == [b".", b"..", *names]
+        assert most <= 2
+
     async def test_a_position_whose_name_is_gone_starts_again_elsewhere(self, mount: Mount) -> None:
         d = await mount.mkdir(b"d")
         for i in range(30):
