@@ -47,9 +47,9 @@ def mount_command(meta_url: str, mount_point: str, **options: Any) -> int:
     that work there see a short pause. A process that dies is replaced, too.
     """
     line = HolderLine.from_environment(os.environ)
-    process = {name: options.pop(name) for name in _PROCESS}
-    options = _with_o(options)
-    path = _absolute(mount_point)
+    process = {name: options.pop(name) for name in PROCESS}
+    options = with_o(options)
+    path = absolute(mount_point)
     background = process["background"] and not os.environ.get("JFS_FOREGROUND")
     log_path = ""
     if background or settings.log_file:
@@ -60,7 +60,7 @@ def mount_command(meta_url: str, mount_point: str, **options: Any) -> int:
     return _start(meta_url, path, process, options, log_path, background)
 
 
-_PROCESS = ("background", "foreground", "log_size", "log_keep", "no_syslog", "force", "update_fstab",
+PROCESS = ("background", "foreground", "log_size", "log_keep", "no_syslog", "force", "update_fstab",
             "disable_transparent_hugepage")  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _worker_environment() -> dict[str, str]:
     return dict(_ENVIRONMENT)
 
 
-def _absolute(mount_point: str) -> str:
+def absolute(mount_point: str) -> str:
     """Without following a link at its end: what is there may hang. /dev/fd/N is a descriptor that somebody else has."""
     path = os.path.abspath(mount_point)
     if path.startswith(("/dev/fd/", "/proc/self/fd/")):
@@ -129,7 +129,7 @@ def _absolute(mount_point: str) -> str:
     return os.path.join(os.path.realpath(parent), name) if name else path
 
 
-def _with_o(options: dict[str, Any]) -> dict[str, Any]:
+def with_o(options: dict[str, Any]) -> dict[str, Any]:
     """Flags of ours that stand in -o, as in an fstab line, become flags."""
     ctx = click.get_current_context()
     params = {name.lstrip("-"): param for param in ctx.command.params for name in param.opts if name.startswith("--")}
