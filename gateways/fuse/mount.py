@@ -170,6 +170,8 @@ def _mount_by_helper(path: str, source: str, subtype: str, options: list[str]) -
             hint = ""
             if "user_allow_other" in message:
                 hint = "; add the line user_allow_other to /etc/fuse.conf, or leave out allow_other"
+            elif f"open {DEVICE}" in message:
+                hint = f"; make {DEVICE} readable and writable for everybody, as most systems have it, or mount as root"
             elif "Permission denied" in message or "Operation not permitted" in message:
                 hint = "; you must own the mount point, and the helper must be setuid root"
             raise FsError(errno.EPERM, f"{path} can't be mounted: {message}{hint}")
@@ -196,8 +198,8 @@ def unmount(path: str, *, lazy: bool = False, force: bool = False) -> None:
     OSError(EBUSY) if somebody uses it, OSError(EINVAL) if nothing is mounted there.
     """
     path = os.path.abspath(path)
-    if force:
-        abort(path)
+    if force and abort(path) and find_mount(path) is None:
+        return
     if os.geteuid() != 0:
         _unmount_by_helper(path, lazy or force)
         return
@@ -234,11 +236,19 @@ def _unmount_by_helper(path: str, lazy: bool) -> None:
 
 
 def abort(path: str) -> bool:
-    """Fail every request of the connection at `path`, running and future ones. False if it can't be found."""
+    """Fail every request of the connection at `path`, running and future ones. False if that isn't possible.
+
+    Where the control file system (fusectl) isn't mounted, as in most containers, a forced unmount does it, which also
+    unmounts what nobody uses.
+    """
     found = find_mount(path)
     if found is None or not is_fuse(found.type):
         return False
-    return _abort(found.device.partition(":")[2])
+    if _abort(found.device.partition(":")[2]):
+        return True
+    if os.geteuid() != 0:
+        return False
+    return not _libc.umount2(os.fsencode(path), _MNT_FORCE | _UMOUNT_NOFOLLOW) or ctypes.get_errno() == errno.EBUSY
 
 
 def abort_connection(fd: int) -> bool:

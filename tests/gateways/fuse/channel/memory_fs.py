@@ -46,7 +46,7 @@ class MemoryFs(Operations):
         self.forgotten: list[tuple[int, int]] = []
         self.destroyed = 0
         self.last = 1
-        self.calls: list[str] = []
+        self.secret = "secret content"
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
@@ -231,8 +231,12 @@ class MemoryFs(Operations):
     def open(self, call: Call, flags: int, open_flags: int) -> Answer:
         if flags & os.O_TRUNC:
             self._node(call.nodeid).data.clear()
-        direct = c.FOPEN_DIRECT_IO if self._name_of(call.nodeid).startswith((b"direct", b"slow")) else 0
-        return replies.opened(call.nodeid, direct)
+        name, how = self._name_of(call.nodeid), 0
+        if name.startswith((b"direct", b"slow")):
+            how = c.FOPEN_DIRECT_IO
+        elif name.startswith(b"kept"):
+            how = c.FOPEN_KEEP_CACHE
+        return replies.opened(call.nodeid, how)
 
     async def create(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
         await self._slow(name)
@@ -251,7 +255,7 @@ class MemoryFs(Operations):
         name = self._name_of(call.nodeid)
         await self._slow(name)
         if name == b"broken":
-            raise RuntimeError("secret content")
+            raise RuntimeError(self.secret)
         piece = bytes(self._node(call.nodeid).data[offset : offset + size])
         middle = len(piece) // 2
         return [piece[:middle], memoryview(piece)[middle:]] if len(piece) > 5000 else piece
@@ -266,14 +270,14 @@ class MemoryFs(Operations):
         node.data[offset : offset + len(data)] = data
         return replies.written(len(data))
 
-    def flush(self, call: Call, fh: int, lock_owner: int) -> Answer:
-        return b""
+    async def flush(self, call: Call, fh: int, lock_owner: int) -> Reply:
+        return await self._unlock(call.nodeid, lock_owner)
 
     async def fsync(self, call: Call, fh: int, datasync: bool) -> Reply:
         return b""
 
-    def release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Answer:
-        return b""
+    async def release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Reply:
+        return await self._unlock(call.nodeid, lock_owner) if release_flags & c.RELEASE_FLOCK_UNLOCK else b""
 
     def fallocate(self, call: Call, fh: int, offset: int, length: int, mode: int) -> Answer:
         node = self._node(call.nodeid)
@@ -304,18 +308,22 @@ class MemoryFs(Operations):
     async def setlk(
         self, call: Call, fh: int, owner: int, start: int, end: int, kind: int, pid: int, flags: int, wait: bool
     ) -> Reply:  # fmt: skip
+        if kind == fcntl.F_UNLCK:
+            return await self._unlock(call.nodeid, owner)
         async with self.unlocked:
-            if kind == fcntl.F_UNLCK:
-                if self.locked.get(call.nodeid) == owner:
-                    del self.locked[call.nodeid]
-                    self.unlocked.notify_all()
-                return b""
             if self.locked.get(call.nodeid, owner) != owner and not wait:
                 raise OSError(errno.EAGAIN, "held by somebody else")
             self.reached.set()
             await self.unlocked.wait_for(lambda: self.locked.get(call.nodeid, owner) == owner)
             self.locked[call.nodeid] = owner
             return b""
+
+    async def _unlock(self, ino: int, owner: int) -> bytes:
+        async with self.unlocked:
+            if self.locked.get(ino) == owner:
+                del self.locked[ino]
+                self.unlocked.notify_all()
+        return b""
 
     def destroy(self) -> None:
         self.destroyed += 1
