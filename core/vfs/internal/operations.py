@@ -100,11 +100,10 @@ class ControlOperations:
 
     async def _warm_up(self, request: p.WarmUp, tally: Tally) -> bytes:
         inodes = []
-        for ino in await find_paths(self._meta, self._root, request.paths):
+        for ino in dict.fromkeys(await find_paths(self._meta, self._root, request.paths)):
             # Paths lead nowhere else; numbers could.
             inodes.append(await self._inside(ino))
-        for ino in inodes:
-            await self._settle(ino)
+        await self._settle(*inodes)
         warmer = Warmer(self._meta, self._slices, request.action, request.threads, tally)
         if request.background:
             self._meta.spawn(self._warm_in_background(warmer, inodes))
@@ -189,14 +188,15 @@ class ControlOperations:
         paths = await self._meta.paths(self._root)
         return paths[0] if paths else b""
 
-    async def _settle(self, ino: int) -> None:
-        """What this process has buffered of an inode, or of anything if it is a directory, is recorded first. What
+    async def _settle(self, *inodes: int) -> None:
+        """What this process has buffered of these, or of anything if one may be a directory, is recorded first. What
         can't be written is its writer's trouble."""
-        if self._vfs is None:
+        vfs = self._vfs
+        if vfs is None:
             return
-        for one in list(self._meta.open_files) if not self._vfs.is_open(ino) else [ino]:
+        for ino in inodes if all(map(vfs.is_open, inodes)) else list(self._meta.open_files):
             with suppress(FsError):
-                await self._vfs.flush(one)
+                await vfs.flush(ino)
 
     def _changed(self, parent: int, name: bytes) -> None:
         if self.name_changed is not None:

@@ -170,8 +170,10 @@ def decode(command: int, payload: bytes | memoryview) -> Request:
     elif command in (INFO, INFO_LEGACY):
         request = Info(fields.u64(), bool(fields.u8(0)), bool(fields.u8(0)), bool(fields.u8(0)))
     elif command == WARM_UP:
-        paths = bytes(fields.take(fields.u32())).split(b"\n")
-        request = WarmUp(tuple(p for p in paths if p), fields.u16() or 50, bool(fields.u8()), fields.u8(WARM))
+        paths = [path for path in bytes(fields.take(fields.u32())).split(b"\n", 2 * MAX_PATHS) if path]
+        if len(paths) > MAX_PATHS:
+            raise Malformed(f"more than {MAX_PATHS} paths to warm up; ask in several requests")
+        request = WarmUp(tuple(paths), fields.u16() or 50, bool(fields.u8()), fields.u8(WARM))
         if request.action > CHECK:
             raise Malformed(f"warm-up action {request.action} is none of 0 (warm), 1 (evict), 2 (check)")
     elif command == CLONE:

@@ -62,7 +62,12 @@ class Warmed:
 async def find_paths(meta: Meta, root: int, paths: Sequence[bytes]) -> list[int]:
     """Inodes of paths below directory `root`, or `inode:<number>`. Symbolic links are followed inside that directory.
     ENOENT, ENOTDIR, ELOOP name the path."""
-    return [await _find(meta, root, path) for path in paths]
+    found = []
+    for number, path in enumerate(paths):
+        if number % 100 == 99:
+            await asyncio.sleep(0)  # a database in this process answers without a turn of the loop
+        found.append(await _find(meta, root, path))
+    return found
 
 
 async def _find(meta: Meta, root: int, path: bytes) -> int:
@@ -159,12 +164,14 @@ class Warmer:
         waiting: list[int] = []
         for start in inodes:
             attr = await self._meta.getattr(start)
+            await asyncio.sleep(0)
             if attr.type == FILE:
                 yield start, attr
             elif attr.type == DIRECTORY:
                 waiting.append(start)
             while waiting:
                 here, after = waiting.pop(), b""
+                await asyncio.sleep(0)
                 while page := await self._meta.readdir(here, after, _PAGE, attrs=True):
                     for entry in page:
                         if entry.type == DIRECTORY:

@@ -93,6 +93,15 @@ def test_replies_may_arrive_in_any_pieces(events: list[p.Event], step: int) -> N
     assert found == events
 
 
+def test_too_many_paths_are_refused() -> None:
+    paths = b"\n".join([b"/d"] * (p.MAX_PATHS + 1))
+    with pytest.raises(FsError, match="more than 10240 paths"):
+        p.decode(p.WARM_UP, struct.pack(">I", len(paths)) + paths + struct.pack(">HB", 1, 0))
+    paths = b"\n".join([b"/d"] * p.MAX_PATHS)
+    request = p.decode(p.WARM_UP, struct.pack(">I", len(paths)) + paths + struct.pack(">HB", 1, 0))
+    assert isinstance(request, p.WarmUp) and len(request.paths) == p.MAX_PATHS
+
+
 def test_frames_have_the_sizes_that_clients_expect() -> None:
     assert p.progress_frame(3, 4096) == b"\xfe" + (3).to_bytes(8, "big") + (4096).to_bytes(8, "big")
     assert p.data_frame(b"{}") == b"\xff\0\0\0\2{}"
