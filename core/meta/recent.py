@@ -2,12 +2,13 @@
 """Inodes and entries that this client has seen or written lately, for transactions that read nothing.
 
 A transaction may take them for granted because its commit proves them: it costs one round trip, or two more if
-somebody else was at work. Nothing is ever answered from here. If guesses keep failing, because other clients work in
-the same places, guessing pauses for a while.
+somebody else was at work. Nothing but `directory` is ever answered from here. If guesses keep failing, because other
+clients work in the same places, guessing pauses for a while.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ class RecentRecords:
 
     def __init__(self, most: int = _MOST) -> None:
         self._records: dict[Key, Any] = {}
+        self._read_s: dict[int, float] = {}  # when the database last told of these directories
         self._most = most
         self._failed = 0
         self._skipped = 0
@@ -45,6 +47,23 @@ class RecentRecords:
         if key not in records and len(records) >= self._most:
             del records[next(iter(records))]
         records[key] = value
+
+    def learn_directory(self, ino: int, attr: Any) -> None:
+        """The same of a directory in which something was looked up."""
+        self.learn((k.NODE, ino), attr)
+        if len(self._read_s) >= self._most:
+            self._read_s.clear()
+        self._read_s[ino] = time.monotonic()
+
+    def directory(self, ino: int, max_age_s: float) -> tuple[Any, float] | None:
+        """Attributes of a directory as the database told them so long ago (seconds), with every change that this client
+        has made since. For what may be that old anyway."""
+        read_s = self._read_s.get(ino)
+        if read_s is None:
+            return None
+        age = time.monotonic() - read_s
+        attr = self._records.get((k.NODE, ino)) if age < max_age_s else None
+        return None if attr is None else (attr, age)
 
     def learn_step(self, parent: int, name: bytes, entry: Any, attr: Any) -> None:
         self.learn((k.ENTRY, parent, name), entry)
@@ -77,6 +96,8 @@ class RecentRecords:
         """A commit that expected these was refused: at least one of them is something else by now."""
         for key in keys:
             self._records.pop(key, None)
+            if key[0] is k.NODE:
+                self._read_s.pop(key[1], None)
         if guessed:
             self._failed = min(self._failed + _WEIGHT, 2 * _LIMIT)
 

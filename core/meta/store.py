@@ -318,7 +318,7 @@ class RecordStore(ABC):
 
 def learn_walk(recent: RecentRecords, base: int, names: Sequence[bytes], found: Resolved) -> None:
     """Remember what a `resolve` has seen."""
-    recent.learn(k.node(base), found.base)
+    recent.learn_directory(base, found.base)
     parent = base
     for name, step in zip(names, found.steps, strict=False):
         recent.learn_step(parent, name, step.entry, step.attr)

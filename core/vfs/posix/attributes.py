@@ -62,6 +62,19 @@ class Attributes(PosixBase):
 
     _usage: tuple[int, StatFs] | None = None  # directory and what df showed there last
 
+    def directory_nowait(self, ino: int, ttl_s: float) -> tuple[Node, float] | None:
+        """Attributes of a directory that the client had, and forgot because we changed an entry; and for how long it
+        may believe them. We know what we changed, and the rest is no older than what it would still believe."""
+        real = self.real(ino)
+        if real not in self._made_old:
+            return None
+        self._made_old.discard(real)
+        found = self.meta.store.recent.directory(real, ttl_s) if self.meta.store.recent is not None else None
+        if found is None:
+            return None
+        attr, age_s = found
+        return Node(ino, attr, self.blocks(real, attr)), ttl_s - age_s
+
     async def getattr(self, ino: int) -> Node:
         """Fresh attributes (1 trip); the length counts what is buffered here. ENOENT."""
         if self.internal is not None and self.internal.is_internal(ino):

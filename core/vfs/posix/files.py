@@ -71,7 +71,9 @@ class Files(Locks):
         """Create and open (2 trips, or 1 where the directory is known)."""
         self.require_writable()
         self.require_free_name(parent, name)
-        handle = await self.vfs.create(self.real(parent), name, flags, mode, umask, caller)
+        above = self.real(parent)
+        handle = await self.vfs.create(above, name, flags, mode, umask, caller)
+        self.entries_changed(above)
         return await self._made(handle, flags)
 
     async def tmpfile(

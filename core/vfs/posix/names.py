@@ -96,7 +96,7 @@ class Names(PosixBase):
         self.require_free_name(parent, name)
         above = self.real(parent)
         ino, attr = await self.meta.mknod(above, name, kind, mode & 0o7777, umask, caller, rdev=rdev, target=target)
-        self.changed(above)
+        self.entries_changed(above)
         return await self.node(ino, attr)
 
     async def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Node:
@@ -111,7 +111,7 @@ class Names(PosixBase):
         attr = await self.meta.link(ino, above, name, caller)
         if attr.nlink == 1:
             attr = await self._first_name(ino, above, attr)
-        self.changed(above)
+        self.entries_changed(above)
         self.changed(ino)
         return await self.node(ino, attr, since)
 
@@ -142,7 +142,7 @@ class Names(PosixBase):
         except IsDirectory as e:
             raise FsError(errno.EISDIR, e.strerror or "") from None
         self.entry_removed(above, name)
-        self.changed(above)
+        self.entries_changed(above)
         self.changed(ino)
 
     async def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
@@ -153,7 +153,7 @@ class Names(PosixBase):
         ino = await self.meta.rmdir(above, name, _authority(caller, above))
         self.directory_removed(ino)
         self.entry_removed(above, name)
-        self.changed(above)
+        self.entries_changed(above)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
@@ -182,8 +182,8 @@ class Names(PosixBase):
         elif source != target or name != new_name:
             self.entry_removed(source, name)
         self.entry_replaced(target, new_name)
-        self.changed(source)
-        self.changed(target)
+        self.entries_changed(source)
+        self.entries_changed(target)
         self.changed(ino)
 
     async def _require_unmarked(self, parent: int, name: bytes) -> None:

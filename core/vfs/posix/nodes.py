@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 #: What special files are called with --prefix-internal (semantics §12.1).
 PREFIX: Final = b".jfs"
+_MOST_MADE_OLD: Final = 10_000
 
 #: Directories remembered for the case that they are removed while in use.
 _MAX_TOLD: Final = 2048
@@ -71,6 +72,7 @@ class PosixBase:
         self.internal = internal
         self.trash_name = PREFIX + TRASH_NAME if self.config.prefix_internal else TRASH_NAME
         self._root = self.config.root
+        self._made_old: set[int] = set()  # real directories whose attributes the client forgot because of our change
         self._listings: dict[int, set[Listing]] = {}  # real directory -> open listings that hold entries of it
         self._told: OrderedDict[int, Attr] = OrderedDict()  # directories whose attributes were told lately
         self._removed: OrderedDict[int, Attr] = OrderedDict()  # those that were removed here since
@@ -213,6 +215,13 @@ class PosixBase:
         """Another node may have this name of a real directory now."""
         for listing in self._listings.get(parent, ()):
             listing.replaced(name)
+
+    def entries_changed(self, parent: int) -> None:
+        """This mount made, removed or moved a name of a real directory."""
+        self.changed(parent)
+        if len(self._made_old) >= _MOST_MADE_OLD:
+            self._made_old.clear()
+        self._made_old.add(parent)
 
     def changed(self, ino: int) -> None:
         """This mount changed, or may soon change, attributes of a real inode: what a listing read ahead is old.

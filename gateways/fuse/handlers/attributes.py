@@ -14,9 +14,9 @@ from typing import Final, Literal
 from core.errors import FsError
 from core.vfs.posix.attributes import Change
 from core.vfs.posix.xattrs import FS_APPEND, FS_IMMUTABLE, FS_SECRM
-from gateways.fuse.api import Buffer, Call, SetAttr
+from gateways.fuse.api import Answer, Buffer, Call, SetAttr
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate
+from gateways.fuse.handlers.translate import Translate, pack
 from gateways.fuse.operations import unsupported
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
@@ -69,7 +69,14 @@ def change_of(request: SetAttr) -> Change:
 class AttributeHandlers(Translate):
     """Mixin of `PosixOperations`."""
 
-    async def getattr(self, call: Call, fh: int | None) -> Buffer:
+    def getattr(self, call: Call, fh: int | None) -> Answer:
+        # Before each change of a directory the kernel asks for its mode again, because of the change before.
+        known = self.posix.directory_nowait(call.nodeid, self.ttl.attr)
+        if known is not None:
+            return replies.attr(pack(known[0]), int(known[1] * 100) / 100)
+        return self._getattr(call)
+
+    async def _getattr(self, call: Call) -> Buffer:
         return self.attr(await self.posix.getattr(call.nodeid))
 
     async def setattr(self, call: Call, change: SetAttr) -> Buffer:
