@@ -53,9 +53,11 @@ class OpenFile:
         self.writer: FileWriter | None = None
         # How others' changes are told, see `VFS._announce`.
         self.told: Attr | None = None
-        self.confirmed = True
-        self.notice: asyncio.Future[None] | None = None
-        self.noticed_s = float("-inf")
+        self.told_s = float("-inf")
+        self.answered_s = float("-inf")
+        self.prepared: Attr | None = None
+        self.preparing = False
+        self.switching: asyncio.Future[None] | None = None
         self._vfs = vfs
 
     @property
@@ -93,15 +95,15 @@ class OpenFile:
         is used, unless that is known."""
         vfs = self._vfs
         for _ in range(_REFRESH_TRIES):
-            changes = self.state.changes
+            since = vfs.commits.count
             if measure and self.used_blocks() is None and self.state.length < MOST:
                 attr = await vfs.layouts.look(self.ino, self.state.length)
             else:
                 attr = await vfs.meta.getattr(self.ino)
-            if changes == self.state.changes:
+            if self.state.changed_at <= since:
                 self.saw(attr)
                 return attr
-            # We changed the file ourselves while the answer was on its way: it may be from before (semantics §11).
+            # The file changed while the answer was on its way: it may be from before (semantics §11).
         # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
         self.state.forget()
         return msgspec.structs.replace(attr, length=self.state.length, mtime_ns=self.state.version[0])

@@ -28,7 +28,8 @@ Views = tuple[Version | None, Version | None]
 
 
 class Commits:
-    """Counts the changes that this process made to any file, so that answers can be told to be from before one."""
+    """Counts the changes that this process made to any file or noticed, so that answers to questions from before one
+    can be told."""
 
     __slots__ = ("count",)
 
@@ -51,8 +52,7 @@ class FileState:
         self.attr = attr
         self.length = attr.length
         self.generation = 0  # moves whenever anything that was known may be wrong; readers compare it
-        self.changes = 0  # own commits; attributes that were asked for before one are old
-        self.changed_at = commits.count
+        self.changed_at = commits.count  # attributes that were asked for before are old
         self.seen, self.told = views
         self.foreign_s = float("-inf")
         self.solid = 0
@@ -101,6 +101,9 @@ class FileState:
         self._mtime_ns = attr.mtime_ns
         self._set_length(attr.length)
         self.solid = 0
+        # Whoever asked before this and gets its answer later must not turn it back.
+        self._commits.count += 1
+        self.changed_at = self._commits.count
         self.forget()
         return True
 
@@ -154,7 +157,6 @@ class FileState:
     # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _own_change(self, attr: Attr, foreign: bool) -> None:
-        self.changes += 1
         self._commits.count += 1
         self.changed_at = self._commits.count
         agreed = self.seen == self.version and not foreign

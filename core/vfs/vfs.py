@@ -40,9 +40,10 @@ TICK_S: Final = 0.2
 STREAM_IDLE_S: Final = 30.0
 #: A file that somebody else changed so lately is being changed: what is told of it is old at once.
 CONTENDED_S: Final = 10.0
-#: After pages were dropped, see `VFS._announce`: how long the same is told, and at most if nobody asked again.
-_CALM_S: Final = 0.02
-_UNHEARD_S: Final = 0.1
+#: How others' changes are told, see `VFS._announce`: nothing is answered so long (threads that got an answer have taken
+#: it over by then, also on a busy machine), and nothing older is told.
+_QUIET_S: Final = 0.02
+_OLD_S: Final = 1.0
 #: Closed files of which it is remembered what caches above us hold.
 _MAX_VIEWS: Final = 50_000
 
@@ -76,7 +77,7 @@ class VFS:
         self.meta.opened(ino)
         try:
             file = self._files.get(ino)
-            changes = file.state.changes if file is not None else 0
+            since = self.commits.count
             attr = await self.meta.check_open(
                 ino, caller, write=write, append=bool(flags & os.O_APPEND), truncate=bool(flags & os.O_TRUNC)
             )
@@ -91,7 +92,7 @@ class VFS:
         state = handle.file.state
         try:
             if known is not None:
-                if known is file and changes == known.state.changes:
+                if known is file and known.state.changed_at <= since:
                     known.saw(attr)
                 else:
                     await known.refresh()  # opened or changed by another task meanwhile: whose look is newer?
@@ -107,8 +108,7 @@ class VFS:
         state.seen = state.version
         if state.told != state.version:
             # Who opens a file sees it as it is now: what was told of its length before must not be believed any more.
-            state.told = state.version
-            await self.invalidated(handle.file, content=False)
+            await self._announce_open(handle.file)
         return handle
 
     async def reopen(self, ino: int, flags: int, caller: Caller = ROOT_CALLER) -> Handle:
@@ -210,43 +210,77 @@ class VFS:
     def _may_tell(self, file: OpenFile) -> bool:
         """Nobody above us holds anything that new attributes would make wrong."""
         state = file.state
-        if file.notice is not None:
+        if file.switching is not None:
             return False
         return self.invalidate is None or state.told is None or state.told == state.version or file.writers > 0
 
     async def _announce(self, file: OpenFile, attr: Attr) -> Attr:
         """Tell attributes of a file that somebody else may have changed.
 
-        Pages above us go first: the last one has zeros behind the old end, which others would see between the new
-        length and the going of the page. But a kernel ignores lengths in answers to requests from before such a
-        notice, although it shows them: the next request has to bring that length, and so nothing newer is told, nor
-        pages dropped, before there was one, for a moment that nobody notices.
+        A kernel shows a program what we answer, but takes over a new length only from an answer to a request that it
+        sent after the one that it took over last, or a notice to forget; who was shown more than was taken over reads
+        too little, and dies of a mapping. So what is told changes for all requests at once, after a moment in which
+        nothing was answered. And a page that ends behind the old end of the file has zeros there, which others would
+        see while the new length is taken over: such pages go before, and until then the old length is told, for one
+        second at most.
         """
         state = file.state
-        while file.notice is not None:
-            await asyncio.shield(file.notice)
-        if self._may_tell(file):
-            return self._tell(file, attr)
-        age = self.clock.time() - file.noticed_s
-        if file.told is not None and age < (_CALM_S if file.confirmed else _UNHEARD_S):
-            file.confirmed = True
-            return file.told
-        if not file.confirmed:
-            return self._tell(file, attr)
-        file.notice = asyncio.get_running_loop().create_future()
+        while file.switching is not None:
+            await asyncio.shield(file.switching)
+        if self._may_tell(file) or file.told is None:
+            return self._tell(file, state.attr)
+        now = self.clock.time()
+        if file.prepared is not None:
+            await self._switch(file, file.prepared)
+        elif now - file.told_s > _OLD_S:
+            await self._switch(file, state.attr)
+        elif not file.preparing:
+            file.preparing = True
+            self.meta.spawn(self._prepare(file))
+        file.answered_s = self.clock.time()
+        return file.told
+
+    async def _prepare(self, file: OpenFile) -> None:
+        attr = file.state.attr
         try:
             await self.invalidated(file)
+            file.prepared = attr
         finally:
-            file.notice.set_result(None)
-            file.notice = None
-        file.noticed_s = self.clock.time()
-        told = self._tell(file, attr if state.version == (attr.mtime_ns, attr.length) else state.attr)
-        file.confirmed = False
-        return told
+            file.preparing = False
+
+    async def _announce_open(self, file: OpenFile) -> None:
+        """Who opens a file sees it as it is now: what was told of it before must not be believed any more."""
+        if self._may_tell(file):
+            if self.invalidate is not None and not file.writers:
+                await self.invalidated(file, content=False)
+            self._tell(file, file.state.attr)
+            return
+        version = file.state.version
+        await self.invalidated(file, content=self.contended(file.ino))
+        while file.switching is not None:
+            await asyncio.shield(file.switching)
+        if file.state.told != version:
+            await self._switch(file, file.state.attr)
+
+    async def _switch(self, file: OpenFile, attr: Attr) -> None:
+        """From here on others attributes are told."""
+        file.switching = asyncio.get_running_loop().create_future()
+        try:
+            quiet = file.answered_s + _QUIET_S - self.clock.time()
+            if quiet > 0:
+                await asyncio.sleep(quiet)
+        finally:
+            file.switching.set_result(None)
+            file.switching = None
+        self._tell(file, attr)
 
     def _tell(self, file: OpenFile, attr: Attr) -> Attr:
-        file.state.told = (attr.mtime_ns, attr.length)
-        file.confirmed = True
+        version = (attr.mtime_ns, attr.length)
+        if version != file.state.told or file.told is None:
+            file.told_s = self.clock.time()
+        file.state.told = version
+        file.prepared = None
+        file.answered_s = self.clock.time()
         file.told = file.view(attr)
         return file.told
 

@@ -8,6 +8,7 @@ Source: the kernel's public protocol header (linux/fuse.h), and how it treats O_
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -38,7 +39,13 @@ class FileHandlers(Translate):
     # -- opening -----------------------------------------------------------------------------------------------------
 
     async def open(self, call: Call, flags: int, open_flags: int) -> Reply:
-        fh, keep = await self.posix.open(call.nodeid, flags, self.caller(call))
+        try:
+            fh, keep = await self.posix.open(call.nodeid, flags, self.caller(call))
+        except FsError as e:
+            if e.errno != errno.ENOENT:
+                raise
+            # The name led here when it was looked up; it may lead elsewhere now. The kernel looks again then.
+            raise FsError(errno.ESTALE, e.strerror or "") from e
         if self.posix.is_special_inode(call.nodeid):
             return replies.opened(fh, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE)
         if open_flags & OPEN_KILL_SUIDGID:

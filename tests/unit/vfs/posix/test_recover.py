@@ -69,7 +69,7 @@ class Line:
         async def gone(*args: Any) -> Any:
             raise OSError(errno.EIO, "dead")
 
-        client.meta.store = DeadStore()  # type: ignore[assignment]
+        client.meta.store = DeadStore()
         await settle()
 
 
