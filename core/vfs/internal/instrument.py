@@ -8,6 +8,7 @@ Source: cli §11.2.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,6 +30,8 @@ META_OPERATIONS: Final = (
     "copy_file_range", "getxattr", "setxattr", "listxattr", "removexattr", "flock", "setlk", "getlk", "statfs",
     "publish", "clone", "remove_tree", "summary", "tree_summary",
 )  # fmt: skip
+#: Entries of a page after which others get their turn; the kernel's own listings take fewer.
+_FULL_PAGE: Final = 1000
 
 
 def instrument(volume: Volume, metrics: Metrics, vfs: VFS | None = None) -> None:
@@ -44,7 +47,7 @@ def _meta(meta: Meta, metrics: Metrics) -> None:
     for name in META_OPERATIONS:
         method = getattr(meta, name, None)
         if method is not None:
-            setattr(meta, name, _timed(method, name, metrics))
+            setattr(meta, name, _timed(_fair(method) if name == "readdir" else method, name, metrics))
     store = meta.store
     transact, commit = store.transact, store.commit
     now = time.perf_counter
@@ -65,6 +68,19 @@ def _meta(meta: Meta, metrics: Metrics) -> None:
 
     setattr(store, "transact", timed_transact)  # noqa: B010 - mypy forbids the plain assignment to a method
     setattr(store, "commit", counted_commit)  # noqa: B010
+
+
+def _fair(readdir: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A database in this process answers without a turn of the loop: who lists a huge directory page by page (`info`
+    looks for names) must not keep everybody else waiting."""
+
+    async def fair(*args: Any, **kwargs: Any) -> Any:
+        page = await readdir(*args, **kwargs)
+        if len(page) >= _FULL_PAGE:
+            await asyncio.sleep(0)
+        return page
+
+    return fair
 
 
 def _timed(method: Callable[..., Awaitable[Any]], name: str, metrics: Metrics) -> Callable[..., Awaitable[Any]]:
