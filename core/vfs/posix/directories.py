@@ -76,7 +76,8 @@ class Directories(PosixBase):
         listing = self.directories.get(fh)
         if listing is None:
             real = self.real(ino)
-            listing = self.directories[fh] = self._left.pop(real, None) or Listing(real)
+            listing = self._left.pop(real) if real in self._left else Listing(real)
+            self.directories[fh] = listing
             self._listings.setdefault(listing.ino, set()).add(listing)
         return listing
 
