@@ -194,7 +194,10 @@ class Adapter(pyfuse3.Operations):
     # -- files -------------------------------------------------------------------------------------------------------
 
     async def open(self, inode: int, flags: int, ctx: Any) -> Any:
-        reply = _joined(await self._ask("open", self._call(inode, ctx), flags, 0))
+        # The kernel clears set-id bits itself before writes, but not where opening cuts the file. It isn't told who may
+        # keep them: here root alone.
+        kill = wire.OPEN_KILL_SUIDGID if flags & os.O_TRUNC and ctx.uid else 0
+        reply = _joined(await self._ask("open", self._call(inode, ctx), flags, kill))
         return self._opened(inode, flags, ctx, reply)
 
     async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any) -> tuple[Any, Any]:
