@@ -241,12 +241,21 @@ class VFS:
         return file.told
 
     async def _prepare(self, file: OpenFile) -> None:
-        attr = file.state.attr
         try:
+            await self._taken_over(file)
+            attr = file.state.attr
             await self.invalidated(file)
             file.prepared = attr
         finally:
             file.preparing = False
+
+    async def _taken_over(self, file: OpenFile) -> None:
+        """What was told last has been taken over by somebody: a notice doesn't undo it any more."""
+        for _ in range(5):  # others may be told something new meanwhile, seldom
+            left = file.told_s + _QUIET_S - self.clock.time()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
 
     async def _announce_open(self, file: OpenFile) -> None:
         """Who opens a file sees it as it is now: what was told of it before must not be believed any more."""
@@ -256,6 +265,7 @@ class VFS:
             self._tell(file, file.state.attr)
             return
         version = file.state.version
+        await self._taken_over(file)
         await self.invalidated(file, content=self.contended(file.ino))
         while file.switching is not None:
             await asyncio.shield(file.switching)
