@@ -107,7 +107,7 @@ def update_fstab(arguments: list[str], mount_point: str, *, table: str = FSTAB, 
     """Write the line (in place of an older one of this mount point) and the helper; says what was done."""
     if os.geteuid() != 0:
         raise ConfigError("--update-fstab: only root may change /etc/fstab")
-    if os.path.exists("/.dockerenv") or "container" in os.environ:
+    if in_container():
         return "a container has no fstab of its own: it stays as it is"
     line = fstab_line(arguments, mount_point)
     lines = _read(table)
@@ -116,6 +116,10 @@ def update_fstab(arguments: list[str], mount_point: str, *, table: str = FSTAB, 
     _link_helper(helper_path)
     _spare_updatedb()
     return f"{table}: {mask_url(line.split()[0])} is mounted at {mount_point} when the machine starts"
+
+
+def in_container() -> bool:
+    return os.path.exists("/.dockerenv") or "container" in os.environ
 
 
 def _read(table: str) -> list[str]:

@@ -7,7 +7,8 @@ written; it is gone when its mark says so, which is another. So whatever instruc
 to head finds every entry that was acknowledged, whole, and nothing else.
 
     entry: u64 size << 8 | mark | u64 token | u64 ino | u64 offset | u64 request | u32 length | u32 magic | bytes
-           size counts header and padding, a multiple of 64; mark: 1 live, 2 gone, 3 filler up to the end of the ring
+           size counts header and padding, a multiple of 64; mark: 1 live, 2 gone, 3 filler up to the end of the ring,
+           4 withdrawn: given back before anything else was taken, so its request was never served
 
 What is oldest is rarely what is recorded last, so an entry that holds up the tail is copied to the head (same token;
 of two, a scan takes one) as long as a good part of the ring is dead. One copy of the bytes per write, no search.
@@ -30,7 +31,7 @@ _HEADER: Final = struct.Struct("@QQQQQII")
 HEADER: Final = _HEADER.size
 _ALIGN: Final = 64
 _MAGIC: Final = 0x534C5547
-_LIVE, _GONE, _FILLER = 1, 2, 3
+_LIVE, _GONE, _FILLER, _WITHDRAWN = 1, 2, 3, 4
 #: Below so many live bytes per ring, room is made by moving what is old.
 _CROWDED: Final = 0.6
 #: Bytes that one call moves at most; more is left to the next.
@@ -55,7 +56,8 @@ class WriteLog:
         self._moved: dict[int, int] = {}  # token -> position, of entries that lie elsewhere than their token says
         self._live_bytes = 0
         self._live = 0
-        self._old: dict[tuple[int, int, int], deque[int]] = defaultdict(deque)  # not adopted yet
+        self._latest = 0  # token of the latest write, if nothing has happened since
+        self._old: dict[tuple[int, int, int, int], deque[int]] = defaultdict(deque)  # not adopted yet
         self._kept: list[tuple[int, int, int, int, int, int]] = []
         self._requests: set[int] = set()
         self._scan()
@@ -73,11 +75,11 @@ class WriteLog:
 
     def wrote(self, ino: int, offset: int, data: memoryview, request: int) -> int:
         length = len(data)
-        if self._old and (tokens := self._old.get((ino, offset, length))):
+        if self._old and (tokens := self._old.get((ino, offset, length, request))):
             # A kept write on its way through the VFS again: it is here already, and its place in the order counts.
             token = tokens.popleft()
             if not tokens:
-                del self._old[ino, offset, length]
+                del self._old[ino, offset, length, request]
             return token
         size = (HEADER + length + _ALIGN - 1) & -_ALIGN
         place = self._head % self._size
@@ -96,10 +98,12 @@ class WriteLog:
         self._positions[0] = self._head = head + size
         self._live_bytes += size
         self._live += 1
+        self._latest = token
         return token
 
     def recorded(self, token: int) -> None:
-        """A token that isn't live is ignored."""
+        """A token that isn't live is ignored. One that comes back at once was not recorded but withdrawn."""
+        latest, self._latest = self._latest, 0
         position = self._moved.pop(token, token - 1) if self._moved else token - 1
         if not self._tail <= position < self._head:
             return
@@ -107,7 +111,7 @@ class WriteLog:
         word = self._words[place >> 3]
         if word & 0xFF != _LIVE or self._words[(place >> 3) + 1] != token:
             return
-        self._words[place >> 3] = word ^ (_LIVE ^ _GONE)
+        self._words[place >> 3] = word ^ (_LIVE ^ (_WITHDRAWN if token == latest else _GONE))
         self._live_bytes -= word >> 8
         self._live -= 1
         if position == self._tail:
@@ -197,7 +201,7 @@ class WriteLog:
             place = position % size
             word, token, ino, offset, request, length, magic = _HEADER.unpack_from(self._memory, place)
             step, mark = word >> 8, word & 0xFF
-            if magic != _MAGIC or step <= 0 or step % _ALIGN or place + step > size or mark not in (1, 2, 3):
+            if magic != _MAGIC or step <= 0 or step % _ALIGN or place + step > size or mark not in (1, 2, 3, 4):
                 # Never seen; better to lose what can't be read than to write rubbish into a file.
                 log.critical(
                     "the log of unrecorded writes is damaged at %d; what was taken after that is lost", position
@@ -209,7 +213,7 @@ class WriteLog:
                     old = found[token] % size
                     words[old >> 3] = words[old >> 3] ^ (_LIVE ^ _GONE)
                 found[token] = position
-            if mark != _FILLER:
+            if mark in (_LIVE, _GONE):
                 # Also of those that are recorded: the kernel may not have heard of it.
                 self._requests.add(request)
             position += step
@@ -217,7 +221,7 @@ class WriteLog:
             place = position % size
             word, _, ino, offset, request, length, _ = _HEADER.unpack_from(self._memory, place)
             self._kept.append((token, ino, offset, request, length, place))
-            self._old[ino, offset, length].append(token)
+            self._old[ino, offset, length, request].append(token)
             self._live_bytes += word >> 8
             self._live += 1
             if position != token - 1:

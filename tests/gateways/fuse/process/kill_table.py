@@ -84,7 +84,7 @@ def main(rounds: int, seed: int) -> None:
             try:
                 table.map()
                 for ino, length in writes.values():  # as a worker that takes over
-                    assert table.log.wrote(ino, length, memoryview(content(ino, length)), 0) in writes
+                    assert table.log.wrote(ino, length, memoryview(content(ino, length)), ino) in writes
                 assert table.log.replayed() == 0
                 work(table, journal, seed + number, list(writes), list(handles), first)
             finally:

@@ -92,16 +92,30 @@ def test_a_kept_write_that_is_written_again_keeps_its_place(fd: int) -> None:
     first.close()
     second = SharedTable(fd)
     before = second.unrecorded_bytes
-    again = [second.wrote(w.ino, w.offset, w.data, 0) for w in second.writes()][:1]
+    again = [second.wrote(*w) for w in second.writes()][:1]
     assert second.unrecorded_bytes == before  # nothing was copied
     second.close()  # dies in the middle of it
     third = SharedTable(fd)
     assert [data for _, _, data, _ in kept(third)] == [b"old", b"new"]
-    third.wrote(7, 0, memoryview(b"old"), 0)
+    third.wrote(7, 0, memoryview(b"old"), 1)
     assert third.replayed() == 1  # the second was given up
     third.recorded(again[0])
     third.close()
     assert kept(SharedTable(fd)) == []
+
+
+def test_a_write_that_was_given_back_at_once_was_never_taken(fd: int) -> None:
+    first = SharedTable(fd)
+    kept_write = first.wrote(7, 0, memoryview(b"a"), 1)
+    recorded = first.wrote(7, 0, memoryview(b"b"), 2)
+    first.wrote(7, 0, memoryview(b"c"), 3)
+    first.recorded(recorded)
+    withdrawn = first.wrote(7, 0, memoryview(b"d"), 4)
+    first.recorded(withdrawn)
+    first.close()
+    second = SharedTable(fd)
+    assert [second.has_write(n) for n in (1, 2, 3, 4)] == [True, True, True, False]
+    second.recorded(kept_write)
 
 
 def test_a_full_log_says_so_and_has_room_again(fd: int) -> None:
@@ -194,7 +208,7 @@ def test_a_log_does_what_a_dictionary_does(steps: list[tuple[str, int]]) -> None
             log = WriteLog(memory, positions)
             assert kept(log) == list(model.values())
             for entry in model.values():  # written again, as a new process does
-                assert log.wrote(entry[0], entry[1], memoryview(entry[2]), 0) in model
+                assert log.wrote(entry[0], entry[1], memoryview(entry[2]), entry[3]) in model
             assert log.replayed() == 0
     assert len(log) == len(model)
     assert kept(WriteLog(memory, positions)) == list(model.values())
