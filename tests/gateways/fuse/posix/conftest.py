@@ -25,27 +25,52 @@ TEAM = 60100
 _numbers = itertools.count(1)
 
 
+#: On all places but one a function runs with this many of its parameters in the fast set.
+SAMPLES = 2
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "place" not in metafunc.fixturenames:
+    if "place" in metafunc.fixturenames:
+        metafunc.parametrize("place", places.chosen(), indirect=True, scope="module")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as heavy what runs on further places, before heavy tests are taken out."""
+    if places.given():
         return
-    everywhere = metafunc.definition.get_closest_marker("every_engine") is not None
-    given = places.given()
-    parameters = []
-    for name in places.chosen():
-        fast = given or name in places.FAST or (everywhere and name not in places.REFERENCES)
-        parameters.append(pytest.param(name, marks=() if fast else pytest.mark.heavy))
-    metafunc.parametrize("place", parameters, indirect=True, scope="module")
+    groups: dict[tuple[object, str], list[pytest.Item]] = {}
+    for item in items:
+        name = item.callspec.params.get("place") if isinstance(item, pytest.Function) and _has_place(item) else None
+        if name is not None and name != places.FULL:
+            groups.setdefault((item.function, name), []).append(item)  # type: ignore[attr-defined]
+    for (_, name), same in groups.items():
+        wanted = name in places.FAST or (
+            name not in places.REFERENCES and same[0].get_closest_marker("every_engine") is not None
+        )
+        step = max(len(same) // SAMPLES, 1)
+        for i, item in enumerate(same):
+            if not wanted or i % step or i // step >= SAMPLES:
+                item.add_marker(pytest.mark.heavy)
+
+
+def _has_place(item: pytest.Function) -> bool:
+    return hasattr(item, "callspec") and item.path.parent == Path(__file__).parent
+
+
+_places = places.Pool()
+_watchdog = Watchdog()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pool_of_places() -> Iterator[None]:
+    yield
+    _places.close()
 
 
 @pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    with places.place(request.param) as made:
-        yield made
-        if made.mount and not made.mount.process_lives():
-            pytest.fail(f"the mount process ended by itself:\n{made.mount.log_text()}")
-
-
-_watchdog = Watchdog()
+def place(request: pytest.FixtureRequest) -> Place:
+    return _places.get(request.param)
 
 
 @pytest.fixture
@@ -66,6 +91,8 @@ def d(place: Place) -> Iterator[Path]:
         os.umask(umask)
         _close_descriptors(place.root)
         _watchdog.rest()
+    if place.mount and not place.mount.process_lives():
+        pytest.fail(f"the mount process ended by itself:\n{place.mount.log_text()}")
     if _watchdog.fired:
         pytest.fail(f"the mount did not answer within {PATIENCE_S} s and was aborted")
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +23,16 @@ from tests.servers.process import missing
 
 REFERENCES: Final = ("tmpfs", "ext4")
 #: Mount flags of the suite: everything that is off by default and has tests here.
-FLAGS: Final = ("--enable-xattr", "--enable-cap", "--enable-ioctl", "--atime-mode", "strictatime")
+FLAGS: Final = (
+    "--enable-xattr", "--enable-cap", "--enable-ioctl", "--atime-mode", "strictatime", "-o", "suid,dev",
+)  # fmt: skip
 
 #: What a place can't do, with the reason that is printed.
 _OURS: Final = {
     "collapse": "the format has no way to shift the bytes of a file",
 }
 _LACKS: Final[dict[str, dict[str, str]]] = {
+    "postgres": {"uint32": "the format's SQL columns hold numbers below 2^31"},
     "tmpfs": {
         "zero_range": "tmpfs can't zero a range",
         "collapse": "tmpfs can't shift bytes",
@@ -48,7 +51,7 @@ class Place:
         self.name = name
         self.root = root
         self.mount = mount
-        self._lacks = _OURS if mount else _LACKS.get(name, {})
+        self._lacks = _LACKS.get(name, {}) | (_OURS if mount else {})
 
     @property
     def ours(self) -> bool:
@@ -132,5 +135,32 @@ def chosen() -> list[str]:
     return wanted.split(",") if wanted else [*REFERENCES, *ENGINES]
 
 
-#: Places where every test runs without being asked for; on the others only tests marked `every_engine` do.
+#: Places where every test function runs without being asked for; on others only those marked `every_engine` do.
 FAST: Final = ("tmpfs", "sqlite")
+#: Where all parameters do, too.
+FULL: Final = "sqlite"
+
+
+class Pool:
+    """Places that stay for all modules of a test process: mounting costs more than most modules."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._open: dict[str, Place] = {}
+
+    def get(self, name: str) -> Place:
+        if name not in self._open:
+            self._open[name] = self._stack.enter_context(place(name))
+        return self._open[name]
+
+    def close(self) -> None:
+        """Unmount. What the tests left of a volume has to be sound."""
+        found = list(self._open.values())
+        self._open.clear()
+        try:
+            for each in found:
+                if each.mount and each.mount.process_lives():
+                    each.mount.stop()
+                    each.mount.check("--objects")
+        finally:
+            self._stack.close()

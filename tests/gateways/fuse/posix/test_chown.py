@@ -37,8 +37,15 @@ def test_root_gives_anything_to_anybody(place: Place, d: Path, root: Actor, kind
     assert owner(path) == (0, 0)
 
 
-def test_the_largest_numbers(d: Path) -> None:
+def test_the_largest_numbers(place: Place, d: Path) -> None:
     calls.put(d / "x", b"")
+    os.chown(d / "x", 0x7FFFFFFF, 0x7FFFFFFF)
+    assert owner(d / "x") == (0x7FFFFFFF, 0x7FFFFFFF)
+    if place.lacks("uint32"):
+        with fails(errno.EINVAL, errno.EOVERFLOW):
+            os.chown(d / "x", 0xFFFFFFFE, 0xFFFFFFFE)
+        assert owner(d / "x") == (0x7FFFFFFF, 0x7FFFFFFF)
+        return
     os.chown(d / "x", 0xFFFFFFFE, 0xFFFFFFFE)
     assert owner(d / "x") == (0xFFFFFFFE, 0xFFFFFFFE)
 

@@ -36,7 +36,12 @@ def test_mode_and_umask(d: Path, kind: str, mode: int, umask: int) -> None:
 @pytest.mark.every_engine
 @pytest.mark.parametrize("kind", ["block", "char"])
 @pytest.mark.parametrize("number", DEVICES)
-def test_device_numbers(d: Path, kind: str, number: tuple[int, int]) -> None:
+def test_device_numbers(place: Place, d: Path, kind: str, number: tuple[int, int]) -> None:
+    if place.lacks("uint32") and number[0] > 2047:
+        with fails(errno.EINVAL, errno.EOVERFLOW):
+            os.mknod(d / "x", FORMATS[kind] | 0o600, os.makedev(*number))
+        assert os.listdir(d) == []
+        return
     os.mknod(d / "x", FORMATS[kind] | 0o600, os.makedev(*number))
     found = os.lstat(d / "x")
     assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == number

@@ -81,6 +81,14 @@ def test_o_trunc_of_a_file_that_is_empty_moves_times(place: Place, d: Path) -> N
         os.close(os.open(d / "x", os.O_WRONLY | os.O_TRUNC))
 
 
+@pytest.mark.every_engine
+def test_o_trunc_cuts_also_when_opened_to_read(place: Place, d: Path) -> None:
+    calls.put(d / "x", b"content")
+    with watch(place, {d / "x": "cm"}):
+        os.close(os.open(d / "x", os.O_RDONLY | os.O_TRUNC))
+    assert calls.get(d / "x") == b""
+
+
 def test_o_trunc_needs_the_right_to_write(open_dir: Path, alice: User) -> None:
     calls.put(open_dir / "x", b"content", 0o444)
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
