@@ -21,7 +21,7 @@ from core.errors import FsError
 from core.meta.base import Exists
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.meta import Meta
-from core.meta.records import FILE, Attr
+from core.meta.records import FILE, Attr, Slice
 from core.vfs.handles import Handle, OpenFile
 from core.vfs.keeper import Keeper
 from core.vfs.layouts import LEAST, Layouts
@@ -78,9 +78,13 @@ class VFS:
         try:
             file = self._files.get(ino)
             since = self.commits.count
-            attr = await self.meta.check_open(
-                ino, caller, write=write, append=bool(flags & os.O_APPEND), truncate=bool(flags & os.O_TRUNC)
-            )
+            records: list[Slice] | None = None
+            if write or flags & os.O_TRUNC:
+                attr = await self.meta.check_open(
+                    ino, caller, write=write, append=bool(flags & os.O_APPEND), truncate=bool(flags & os.O_TRUNC)
+                )
+            else:
+                attr, records = await self.meta.open_for_reading(ino, caller)
             if attr.type != FILE:
                 code = errno.EISDIR if attr.is_dir else errno.EPERM
                 raise FsError(code, f"inode {ino} is no regular file")
@@ -90,6 +94,8 @@ class VFS:
             await self.meta.closed(ino)
             raise
         state = handle.file.state
+        if known is None and records is not None:
+            state.learn(0, records)
         try:
             if known is not None:
                 if known is file and known.state.changed_at <= since:
@@ -260,8 +266,7 @@ class VFS:
     async def _announce_open(self, file: OpenFile) -> None:
         """Who opens a file sees it as it is now: what was told of it before must not be believed any more."""
         if self._may_tell(file):
-            if self.invalidate is not None and not file.writers:
-                await self.invalidated(file, content=False)
+            await self.invalidated(file, content=False)
             self._tell(file, file.state.attr)
             return
         version = file.state.version
