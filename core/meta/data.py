@@ -17,7 +17,7 @@ import msgspec
 from core.errors import FsError, MetaError
 from core.failpoints import point
 from core.meta import keys as k
-from core.meta.base import WRITE
+from core.meta.base import READ, WRITE
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.inode import Inodes
 from core.meta.records import (
@@ -122,6 +122,18 @@ class Data(Inodes):
             if attr.type != FILE:
                 raise FsError(errno.EPERM, f"inode {ino} is no regular file")
         return self._read(ino, index, raw)
+
+    async def open_for_reading(self, ino: int, caller: Caller) -> tuple[Attr, list[Slice]]:
+        """`check_open`, and the slice records of the first chunk in the same trip: who opens a file to read it wants
+        them next. Both are of one moment."""
+        attr, raw = await self.store.read(k.node(ino), k.chunk(ino, 0))
+        if attr is None or attr.type != FILE:
+            return await self.check_open(ino, caller, write=False), []
+        if self.store.recent is not None:
+            self.store.recent.learn(k.node(ino), attr)
+        await self.require_access(caller, ino, attr, READ)
+        self.note_access(ino, attr)
+        return attr, self._read(ino, 0, raw)
 
     def _read(self, ino: int, index: int, raw: bytes | None) -> list[Slice]:
         records = parse_chunk(ino, index, raw)

@@ -85,6 +85,10 @@ class FileState:
                 self._lists[index] = known
         return known
 
+    def learn(self, index: int, records: list[Slice]) -> None:
+        """They came together with the attributes that this was made of."""
+        self._lists[index] = records
+
     def pieces_nowait(self, index: int) -> Sequence[Slice] | None:
         """Visible pieces of a chunk up to the end of the file, if its list is known."""
         pieces = self._pieces.get(index)
