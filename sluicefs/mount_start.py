@@ -28,6 +28,8 @@ from sluicefs.fuse_door import Wish
 READY_S: Final = 30.0
 #: A mount that doesn't answer a stat for so long is broken.
 BROKEN_S: Final = 3.0
+#: A worker whose loop doesn't run for so long is stuck; SLUICE_HANG_TIMEOUT changes it.
+HANG_S: Final = 30.0
 #: A replacement: the old worker may flush for a minute.
 REPLACE_S: Final = 120.0
 
@@ -132,6 +134,7 @@ def mount_new(wish: Wish, name: str, identity: dict[str, Any], program: Program,
     return Spec(
         mount_point=path, device=found.device, fuse_fd=fd, table_fd=table.create(log_bytes=wish.write_log),
         program=program, identity=identity, log_path=log_path,
+        hang_s=float(os.environ.get("SLUICE_HANG_TIMEOUT") or HANG_S),
     )  # fmt: skip
 
 

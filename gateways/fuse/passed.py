@@ -217,6 +217,8 @@ class PassedFiles:
         if not self.on or not isinstance(handle, Handle) or len(handle.file.handles) != 1:
             return None
         file = handle.file
+        if self._posix.meta.open_files.get(file.ino, 0) > 1:
+            return None  # a process before us opened it, too, and nobody has used that descriptor since
         if file.writer is not None or not MIN_LENGTH <= file.length <= self._posix.vfs.slices.block_size:
             return None
         mirror = self._kept.pop(ino, None)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gateways.fuse.holder import hanging, messages, runtime, spec as specs
+from gateways.fuse.holder import messages, runtime, spec as specs, unmounting
 from gateways.fuse.holder.children import Child
 from gateways.fuse.holder.spec import Program, Spec
 
@@ -118,7 +118,7 @@ class Supervisor:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        times = [now + PING_S]
+        times = [now + min(PING_S, self._spec.hang_s / 2)]
         if self._start_at is not None:
             times.append(self._start_at)
         for child in (self._worker, self._next):
@@ -151,7 +151,7 @@ class Supervisor:
         if not child.asked_s:
             if child.ping_at_s <= now and child.tell("ping"):
                 child.asked_s = now
-                child.ping_at_s = now + PING_S
+                child.ping_at_s = now + min(PING_S, self._spec.hang_s)
             return
         silent = now - child.asked_s
         if silent > self._spec.hang_s * (child.dumps + 1):
@@ -160,11 +160,11 @@ class Supervisor:
                 self.say("ERROR", f"worker {child.pid} is stuck for {silent:.0f} s; it writes its stacks to the log")
                 self._kernel_stack(child)
                 child.signal(signal.SIGUSR2)
-        if child.dumps >= 2 and silent > self._spec.hang_s * 2 + LAST_CHANCE_S:
+        if child.dumps >= 2 and silent > self._spec.hang_s * 2 + min(LAST_CHANCE_S, self._spec.hang_s):
             self.say("ERROR", f"worker {child.pid} is stuck for {silent:.0f} s; it is killed, another one takes over")
             child.asked_s = now
             child.signal(signal.SIGABRT)
-            child.deadline_s = now + LAST_CHANCE_S
+            child.deadline_s = now + min(LAST_CHANCE_S, self._spec.hang_s)
 
     def _kernel_stack(self, child: Child) -> None:
         try:
@@ -330,7 +330,7 @@ class Supervisor:
         point = self._spec.mount_point
         self.say("INFO", f"{why}: unmounting {point}")
         self._start_at = None
-        if not hanging.detach(point, self._spec.device):
+        if not unmounting.detach(point, self._spec.device):
             self.say(
                 "WARNING", f"{point} can't be unmounted; it stays there without a server: sluice umount -f {point}"
             )
@@ -340,11 +340,11 @@ class Supervisor:
     def _give_up(self, text: str) -> None:
         point = self._spec.mount_point
         if not self._served:
-            hanging.detach(point, self._spec.device)
+            unmounting.detach(point, self._spec.device)
             self._tell_starter({"error": text})
             self._finish(1)  # the worker has said why, in the log or on the terminal
             return
-        hanging.abort(self._spec.device)
+        # Our descriptor was the last one: when we end, the kernel ends the connection.
         self.say(
             "FATAL", f"{text}; giving up. {point} answers nobody any more (ENOTCONN): look at the lines above, then"
             f" `sluice umount -f {point}` and mount again",

@@ -34,6 +34,7 @@ class Place:
         self.url = f"sqlite3://{folder}/meta.db"
         self.point = folder / "mnt"
         self.log = folder / "log" / "sluice.log"
+        self.log.parent.mkdir()
         make_volume(self.url, folder)
 
     def mount(self, *flags: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -157,7 +158,9 @@ def test_secrets_are_in_no_command_line(place: Place) -> None:
     with Server(lambda port, folder: [redis, "--port", str(port), "--dir", str(folder), "--requirepass", "topsecret7",
                                       "--save", ""]) as server:  # fmt: skip
         url = f"redis://:topsecret7@127.0.0.1:{server.port}/1"
-        make_volume(url, place.folder)
+        second = place.folder / "second"
+        second.mkdir()
+        make_volume(url, second)
         done = sluice("mount", "-d", "--log", place.log, "--no-syslog", "--metrics", "off", url, place.point)
         assert done.returncode == 0, done.stderr
         with Place_holder(place) as pids:
@@ -276,6 +279,8 @@ def test_a_user_mounts_by_the_helper_of_fuse() -> None:
         subprocess.run(["chown", "-R", "65534:65534", str(folder)], check=True)
         become = [setpriv, "--reuid", "65534", "--regid", "65534", "--clear-groups"]
         env = {**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"}
+        if not os.stat("/dev/fuse").st_mode & 0o006:
+            missing("/dev/fuse for everybody", "chmod 666 /dev/fuse, as most systems have it")
         if subprocess.run([*become, sys.executable, "-c", "import sluicefs"], cwd=ROOT, env=env).returncode:
             missing("a program that everybody may read", "the tree or its interpreter is closed to other users")
         point = folder / "mnt"

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder does to the mount itself: take it out of sight, or end its connection. Standard library only.
+"""What a holder does to the mount itself: take it out of sight. Standard library only.
 
-Nothing here touches the mount point's own files, which may hang. Source: umount2(2), fusermount3(1), the kernel's
-filesystems/fuse documentation (control file system).
+Nothing here touches the mount point's own files, which may hang. Source: umount2(2), fusermount3(1).
 """
 
 from __future__ import annotations
@@ -11,16 +10,6 @@ import os
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
-
-
-def abort(device: str) -> bool:
-    """Every request of the connection fails, now and later. Needs root."""
-    try:
-        with open(f"/sys/fs/fuse/connections/{device.partition(':')[2]}/abort", "w") as file:
-            file.write("1")
-    except OSError:
-        return False
-    return True
 
 
 def is_mounted(mount_point: str, device: str) -> bool:
