@@ -55,8 +55,7 @@ class OpenFile:
         self.told: Attr | None = None
         self.told_s = float("-inf")
         self.answered_s = float("-inf")
-        self.prepared: Attr | None = None
-        self.preparing = False
+        self.notices: set[asyncio.Task[None]] = set()  # to the kernel, under way
         self.switching: asyncio.Future[None] | None = None
         self._vfs = vfs
 
@@ -271,6 +270,8 @@ class Handle:
             return
         if writer.pending:
             await self.file.settle()
+        if self.file.notices:  # appended bytes went elsewhere than the kernel believes: it knows when this returns
+            await asyncio.wait(self.file.notices)
         error = writer.failed_since(self.failures)
         if error is not None:
             self.failures = writer.failures

@@ -40,10 +40,9 @@ TICK_S: Final = 0.2
 STREAM_IDLE_S: Final = 30.0
 #: A file that somebody else changed so lately is being changed: what is told of it is old at once.
 CONTENDED_S: Final = 10.0
-#: How others' changes are told, see `VFS._announce`: nothing is answered so long (threads that got an answer have taken
-#: it over by then, also on a busy machine), and nothing older is told.
-_QUIET_S: Final = 0.02
-_OLD_S: Final = 1.0
+#: How others' changes are told, see `VFS._announce`: nothing is answered so long. Threads that got an answer have taken
+#: it over by then, also on a busy machine.
+_QUIET_S: Final = 0.03
 #: Closed files of which it is remembered what caches above us hold.
 _MAX_VIEWS: Final = 50_000
 
@@ -226,34 +225,15 @@ class VFS:
         A kernel shows a program what we answer, but takes over a new length only from an answer to a request that it
         sent after the one that it took over last, or a notice to forget; who was shown more than was taken over reads
         too little, and dies of a mapping. So what is told changes for all requests at once, after a moment in which
-        nothing was answered. And a page that ends behind the old end of the file has zeros there, which others would
-        see while the new length is taken over: such pages go before, and until then the old length is told, for one
-        second at most.
+        nothing was answered.
         """
         state = file.state
         while file.switching is not None:
             await asyncio.shield(file.switching)
         if self._may_tell(file) or file.told is None:
             return self._tell(file, state.attr)
-        now = self.clock.time()
-        if file.prepared is not None:
-            await self._switch(file, file.prepared)
-        elif now - file.told_s > _OLD_S:
-            await self._switch(file, state.attr)
-        elif not file.preparing:
-            file.preparing = True
-            self.meta.spawn(self._prepare(file))
-        file.answered_s = self.clock.time()
+        await self._switch(file)
         return file.told
-
-    async def _prepare(self, file: OpenFile) -> None:
-        try:
-            await self._taken_over(file)
-            attr = file.state.attr
-            await self.invalidated(file)
-            file.prepared = attr
-        finally:
-            file.preparing = False
 
     async def _taken_over(self, file: OpenFile) -> None:
         """What was told last has been taken over by somebody: a notice doesn't undo it any more."""
@@ -275,10 +255,10 @@ class VFS:
         while file.switching is not None:
             await asyncio.shield(file.switching)
         if file.state.told != version:
-            await self._switch(file, file.state.attr)
+            await self._switch(file)
 
-    async def _switch(self, file: OpenFile, attr: Attr) -> None:
-        """From here on others attributes are told."""
+    async def _switch(self, file: OpenFile) -> None:
+        """From here on other attributes are told."""
         file.switching = asyncio.get_running_loop().create_future()
         try:
             quiet = file.answered_s + _QUIET_S - self.clock.time()
@@ -287,14 +267,13 @@ class VFS:
         finally:
             file.switching.set_result(None)
             file.switching = None
-        self._tell(file, attr)
+        self._tell(file, file.state.attr)
 
     def _tell(self, file: OpenFile, attr: Attr) -> Attr:
         version = (attr.mtime_ns, attr.length)
         if version != file.state.told or file.told is None:
             file.told_s = self.clock.time()
         file.state.told = version
-        file.prepared = None
         file.answered_s = self.clock.time()
         file.told = file.view(attr)
         return file.told
@@ -371,8 +350,11 @@ class VFS:
 
     def new_writer(self, state: FileState) -> FileWriter:
         def changed(_: int) -> None:
-            if self.invalidate is not None:
-                self.meta.spawn(self.invalidated(self._files.get(state.ino)))
+            file = self._files.get(state.ino)
+            if self.invalidate is not None and file is not None:
+                task = asyncio.get_running_loop().create_task(self.invalidated(file))
+                file.notices.add(task)
+                task.add_done_callback(file.notices.discard)
 
         return FileWriter(self.meta, state, self._table, self.clock, self._watch, self._flush_timeout_s, changed)
 

@@ -74,9 +74,6 @@ class FileHandlers(Translate):
     def _open_flags(self, flags: int, keep: bool) -> int:
         if flags & os.O_DIRECT:
             return FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
-        if flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY and not self.posix.writeback_cache:
-            # Appended bytes get their place when they are recorded: pages at the kernel's guess would be wrong.
-            return FOPEN_DIRECT_IO
         return FOPEN_KEEP_CACHE if keep else 0
 
     # -- reading and writing -----------------------------------------------------------------------------------------
