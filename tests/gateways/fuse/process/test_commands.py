@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -179,11 +180,17 @@ def test_umount_says_what_is_wrong(place: Place, tmp_path: Path) -> None:
     done = sluice("umount", tmp_path)
     assert (done.returncode, "nothing is mounted" in done.stderr) == (1, True)
     assert place.mount().returncode == 0
-    with open(place.point / "f", "w"):
+    fd = os.open(place.point / "f", os.O_RDWR | os.O_CREAT)
+    try:
         busy = sluice("umount", place.point)
         assert busy.returncode == 1
         assert "uses it" in busy.stderr
         assert sluice("umount", "-f", place.point).returncode == 0
+        with pytest.raises(OSError):
+            os.write(fd, b"x")
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
     assert place.type() is None
 
 
@@ -281,7 +288,10 @@ def test_a_user_mounts_by_the_helper_of_fuse() -> None:
         env = {**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"}
         if not os.stat("/dev/fuse").st_mode & 0o006:
             missing("/dev/fuse for everybody", "chmod 666 /dev/fuse, as most systems have it")
-        if subprocess.run([*become, sys.executable, "-c", "import sluicefs"], cwd=ROOT, env=env).returncode:
+        probe = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sluicefs'], check=True)"
+        if subprocess.run(
+            [*become, sys.executable, "-c", probe], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
+        ).returncode:
             missing("a program that everybody may read", "the tree or its interpreter is closed to other users")
         point = folder / "mnt"
         program = [*become, sys.executable, "-m", "sluicefs"]
