@@ -27,6 +27,7 @@ from core.vfs.posix.config import PosixConfig
 from core.vfs.posix.posix import Posix
 from core.vfs.vfs import VFS
 from core.volume import Volume
+from gateways.fuse.abandoned import Abandoned
 from gateways.fuse.access_log import Observer
 from gateways.fuse.handlers import PosixOperations, Ttl
 from gateways.fuse.invalidation import PageInvalidator
@@ -120,6 +121,8 @@ class Door:
         if agreed and options.passthrough and agreed["flags"] & Init.PASSTHROUGH:
             # Before the first request: what the kernel reads by itself has to follow every change.
             await handlers.attach(fd, self._place()).resume()
+        if agreed and not agreed["flags"] & Init.HAS_RESEND:
+            self.server.observe(Abandoned())
         await self.server.start(fd, agreed)
         if not agreed and options.passthrough and self.server.negotiated.has(Init.PASSTHROUGH):
             handlers.attach(fd, self._place()).start_afresh()
