@@ -16,7 +16,7 @@ from core.vfs.posix.attributes import Change
 from core.vfs.posix.xattrs import FS_APPEND, FS_IMMUTABLE, FS_SECRM
 from gateways.fuse.api import Answer, Buffer, Call, SetAttr
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate, pack
+from gateways.fuse.handlers.translate import Translate, pack, stale
 from gateways.fuse.operations import unsupported
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
@@ -77,10 +77,16 @@ class AttributeHandlers(Translate):
         return self._getattr(call)
 
     async def _getattr(self, call: Call) -> Buffer:
-        return self.attr(await self.posix.getattr(call.nodeid))
+        try:
+            return self.attr(await self.posix.getattr(call.nodeid))
+        except FsError as e:
+            raise stale(e) from e
 
     async def setattr(self, call: Call, change: SetAttr) -> Buffer:
-        return self.attr(await self.posix.setattr(call.nodeid, change_of(change), self.caller(call)))
+        try:
+            return self.attr(await self.posix.setattr(call.nodeid, change_of(change), self.caller(call)))
+        except FsError as e:
+            raise stale(e) from e
 
     async def access(self, call: Call, mask: int) -> Buffer:
         if not self._checks:

@@ -12,7 +12,7 @@ from typing import Final
 from core.errors import FsError
 from core.vfs.posix.directories import Listed
 from gateways.fuse.api import Answer, Buffer, Call
-from gateways.fuse.handlers.translate import Translate, pack
+from gateways.fuse.handlers.translate import Translate, pack, stale
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
 
@@ -27,7 +27,10 @@ class DirectoryHandlers(Translate):
         return self._opened(fh) if fh is not None else self._opendir(call, flags)
 
     async def _opendir(self, call: Call, flags: int) -> Buffer:
-        return self._opened(await self.posix.opendir(call.nodeid, flags, self.caller(call)))
+        try:
+            return self._opened(await self.posix.opendir(call.nodeid, flags, self.caller(call)))
+        except FsError as e:
+            raise stale(e) from e
 
     def _opened(self, fh: int) -> bytes:
         return replies.opened(fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE if self.readdir_cache else 0)

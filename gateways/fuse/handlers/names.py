@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from core.errors import FsError
 from gateways.fuse.api import Buffer, Call
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate
+from gateways.fuse.handlers.translate import Translate, stale
 from gateways.fuse.wire import replies
 
 
@@ -33,7 +33,10 @@ class NameHandlers(Translate):
             self.posix.forget(nodeid)
 
     async def readlink(self, call: Call) -> Buffer:
-        return await self.posix.readlink(call.nodeid)
+        try:
+            return await self.posix.readlink(call.nodeid)
+        except FsError as e:
+            raise stale(e) from e
 
     async def symlink(self, call: Call, name: bytes, target: bytes) -> Buffer:
         caller = self.caller(call)

@@ -6,9 +6,11 @@ Source: metadata-semantics §1.3 (callers), §11 (how long the kernel may cache)
 
 from __future__ import annotations
 
+import errno
 import stat
 from typing import Final, NamedTuple
 
+from core.errors import FsError
 from core.meta.caller import Caller
 from core.meta.records import DIRECTORY, INTERNAL_BASE, TRASH, Attr
 from core.vfs.posix.nodes import Node
@@ -20,6 +22,13 @@ from gateways.fuse.wire import replies
 #: Special files never change their name or mode.
 INTERNAL_TTL_S: Final = 3600.0
 BLOCK_SIZE: Final = 65536
+
+
+def stale(e: FsError) -> FsError:
+    """What to say when the inode of a request by inode is gone: a name led there when the kernel looked it up, and may
+    lead elsewhere now. At ESTALE the kernel walks the whole path once more, without believing what it remembers, and
+    its caller hears ENOENT if there is nothing."""
+    return FsError(errno.ESTALE, e.strerror or "") if e.errno == errno.ENOENT else e
 
 
 class Ttl(NamedTuple):
