@@ -6,8 +6,8 @@
         with mount.second() as other:      # another process, the same volume
             ...
 
-The program is `sluice mount` in the foreground, or with SUITE_PROGRAM=bare the door's own process without a holder. Databases start once per test process and are shared; every mount
-gets a fresh volume without trash. A mount that doesn't answer is aborted, so that a test fails instead of hanging.
+The program is `sluice mount` in the foreground, or with SUITE_PROGRAM=bare the door's own process without a holder.
+Databases start once per test process and are shared; every volume is fresh and has no trash. A mount that doesn't answer is aborted, so that a test fails instead of hanging.
 """
 
 from __future__ import annotations
@@ -129,13 +129,11 @@ class Mount:
 
         try:
             wait_for(ready, what=f"the mount on {self.point}")
-            self.answers() or self._give_up("doesn't answer")
+            if not self.answers():
+                raise RuntimeError(f"{self.point} doesn't answer:\n{self.log_text()}")
         except BaseException:
             self.kill()
             raise
-
-    def _give_up(self, what: str) -> None:
-        raise RuntimeError(f"{self.point} {what}:\n{self.log_text()}")
 
     def answers(self, timeout_s: float = 20) -> bool:
         """Whether a stat of the root comes back. Asked in a thread, which an abort frees if need be."""
@@ -168,9 +166,19 @@ class Mount:
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
-                raise RuntimeError(f"the process of {self.point} goes on after the unmount:\n{self.log_text()}") from None
+                raise RuntimeError(
+                    f"the process of {self.point} goes on after the unmount:\n{self.log_text()}"
+                ) from None
         finally:
             self.kill()
+        if complaints := self.complaints():
+            raise RuntimeError(f"the process of {self.point} complained:\n{complaints}")
+
+    def complaints(self) -> str:
+        """Tracebacks and errors in the log, with what stands around them."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        found = [at for word in ("Traceback", "<ERROR>", "<FATAL>") if (at := text.find(word)) >= 0]
+        return text[max(min(found) - 500, 0) :][:4000] if found else ""
 
     def kill(self) -> None:
         """SIGKILL and a forced unmount, as after a crash."""

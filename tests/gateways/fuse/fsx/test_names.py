@@ -29,8 +29,10 @@ def fuzz(place: Place, rng: random.Random, count: int, processes: int) -> None:
             where = (root, other)[i % 2]
             seed = rng.randrange(1 << 32)
             print(f"names seed {seed} at {where}")
-            command = [sys.executable, "-m", "tests.gateways.fuse.fsx.names", where, str(seed), str(count)]
-            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True))
+            command = [sys.executable, "-m", "tests.gateways.fuse.fsx.names", str(where), str(seed), str(count)]
+            running.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+            )
         answers = [(p, *p.communicate()) for p in running]
         watchdog.rest()
         assert all(p.returncode == 0 for p, _, _ in answers), "\n".join(err[-2000:] for _, _, err in answers)

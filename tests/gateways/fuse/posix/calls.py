@@ -153,10 +153,12 @@ def statx(path: Path, flags: int = 0, mask: int = 0xFFF, fd: int = AT_FDCWD) -> 
     _check(_libc.statx(fd, os.fsencode(path), flags, ctypes.c_uint(mask), buffer))
     raw = buffer.raw
     head = struct.unpack_from("=IIQIIIHxxQQQQ", raw)
-    times = [s * 1_000_000_000 + n for s, n in (struct.unpack_from("=qI", raw, at) for at in (64, 80, 96, 112))]
-    rdev = struct.unpack_from("=II", raw, 128)
+    atime, btime, ctime, mtime = (
+        s * 1_000_000_000 + n for s, n in (struct.unpack_from("=qI", raw, at) for at in (64, 80, 96, 112))
+    )
+    major, minor = struct.unpack_from("=II", raw, 128)
     (mnt_id,) = struct.unpack_from("=Q", raw, 144)
-    return Statx(*head, *times, rdev, mnt_id)
+    return Statx(*head, atime, btime, ctime, mtime, (major, minor), mnt_id)
 
 
 def get_flags(path: Path) -> int:

@@ -39,11 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as heavy what runs on further places, before heavy tests are taken out."""
     if places.given():
         return
-    groups: dict[tuple[object, str], list[pytest.Item]] = {}
+    groups: dict[tuple[object, object], list[pytest.Item]] = {}
     for item in items:
         name = item.callspec.params.get("place") if isinstance(item, pytest.Function) and _has_place(item) else None
         if name is not None and name != places.FULL:
-            groups.setdefault((item.function, name), []).append(item)  # type: ignore[attr-defined]
+            groups.setdefault((item.function, name), []).append(item)
     for (_, name), same in groups.items():
         wanted = name in places.FAST or (
             name not in places.REFERENCES and same[0].get_closest_marker("every_engine") is not None

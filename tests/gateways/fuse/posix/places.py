@@ -2,8 +2,9 @@
 """Where the suite runs: a file system of the kernel as reference, or a volume of ours on one of the engines.
 
 The same tests have to pass on all of them. What a reference can't do is in `_LACKS`; a volume of ours may lack only
-what its format can't express. SUITE_PLACES=tmpfs,sqlite chooses places, and an absolute path in it names a
-directory of whatever file system stands there.
+what its format can't express, or what the kernel keeps to itself under a mount option: `sqlite+writeback_cache` is a
+volume mounted with that one. SUITE_PLACES=tmpfs,sqlite chooses places, and an absolute path in it names a directory of
+whatever file system stands there.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ _LACKS: Final[dict[str, dict[str, str]]] = {
         "collapse": "tmpfs can't shift bytes",
     },
     "ext4": {},
+    "writeback_cache": {
+        "fresh_blocks": "with writeback_cache the kernel shows st_blocks as old as its attribute cache",
+        "ctime_of_ioctl": "with writeback_cache the kernel keeps change times itself and knows nothing of ioctls",
+    },
 }
 
 #: Two operations this far apart have different times, on every place.
@@ -51,7 +56,9 @@ class Place:
         self.name = name
         self.root = root
         self.mount = mount
-        self._lacks = _LACKS.get(name, {}) | (_OURS if mount else {})
+        self._lacks = _OURS.copy() if mount else {}
+        for part in name.split("+"):
+            self._lacks |= _LACKS.get(part, {})
 
     @property
     def ours(self) -> bool:
@@ -73,7 +80,7 @@ class Place:
     def second(self, *, read_only: bool = False) -> Iterator[Path]:
         """The same files at another mount point: another process for a volume, a bind mount for a reference."""
         if self.mount:
-            with self.mount.second(*FLAGS, *(("--read-only",) if read_only else ())) as other:
+            with self.mount.second(*self.mount.flags, *(("--read-only",) if read_only else ())) as other:
                 yield other.point
             return
         point = fast_folder("sluice-second-")
@@ -89,8 +96,9 @@ class Place:
 
 @contextmanager
 def place(name: str) -> Iterator[Place]:
-    if name in ENGINES:
-        with mounted(name, *FLAGS, enable_acl=True) as mount:
+    engine, *options = name.split("+")
+    if engine in ENGINES:
+        with mounted(engine, *FLAGS, *(f"-o{option}" for option in options), enable_acl=True) as mount:
             yield Place(name, mount.point, mount)
     elif name.startswith("/"):
         yield Place(mount_type(Path(name)) or "directory", Path(name))
@@ -132,7 +140,7 @@ def given() -> bool:
 def chosen() -> list[str]:
     """Places to run on, the reference first."""
     wanted = os.environ.get("SUITE_PLACES", "")
-    return wanted.split(",") if wanted else [*REFERENCES, *ENGINES]
+    return wanted.split(",") if wanted else [*REFERENCES, *ENGINES, "sqlite+writeback_cache"]
 
 
 #: Places where every test function runs without being asked for; on others only those marked `every_engine` do.

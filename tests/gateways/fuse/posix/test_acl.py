@@ -208,7 +208,9 @@ def test_lists_that_are_none(d: Path, x: Path, root: Actor) -> None:
         with fails(errno.EINVAL, errno.EOPNOTSUPP):
             os.setxattr(x, "system.posix_acl_access", value)
     with fails(errno.EACCES, errno.EINVAL):
-        os.setxattr(x, "system.posix_acl_default", bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000500ffffffff"))
+        os.setxattr(
+            x, "system.posix_acl_default", bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000500ffffffff")
+        )
     os.symlink("x", d / "s")
     with fails(errno.EOPNOTSUPP):
         os.setxattr(d / "s", "system.posix_acl_access", b"\2\0\0\0", follow_symlinks=False)

@@ -30,7 +30,14 @@ def copy_all(fd_in: int, off_in: int, fd_out: int, off_out: int, length: int) ->
 @pytest.mark.every_engine
 @pytest.mark.parametrize(
     ("off_in", "off_out", "length"),
-    [(0, 0, 3 * MIB), (1, 2, 100), (4096, 0, 4096), (MIB + 1, 5 * MIB + 3, MIB), (3 * MIB - 10, 0, 10), (10, 9 * MIB, 7)],
+    [
+        (0, 0, 3 * MIB),
+        (1, 2, 100),
+        (4096, 0, 4096),
+        (MIB + 1, 5 * MIB + 3, MIB),
+        (3 * MIB - 10, 0, 10),
+        (10, 9 * MIB, 7),
+    ],
 )
 def test_copies(d: Path, off_in: int, off_out: int, length: int) -> None:
     data, before = os.urandom(3 * MIB), os.urandom(2 * MIB)

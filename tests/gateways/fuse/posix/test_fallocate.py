@@ -240,7 +240,8 @@ def test_seek_sees_unflushed_writes_of_another_descriptor(d: Path, fd: int) -> N
 
 
 @pytest.mark.every_engine
-def test_blocks_do_not_count_holes(fd: int) -> None:
+def test_blocks_do_not_count_holes(place: Place, fd: int) -> None:
+    place.require("fresh_blocks")
     os.ftruncate(fd, 100 * MIB)
     assert os.fstat(fd).st_blocks < 100
     os.pwrite(fd, b"x" * MIB, 50 * MIB)
@@ -255,7 +256,8 @@ def test_blocks_do_not_count_holes(fd: int) -> None:
 
 
 @pytest.mark.every_engine
-def test_blocks_of_a_written_file(d: Path, fd: int) -> None:
+def test_blocks_of_a_written_file(place: Place, d: Path, fd: int) -> None:
+    place.require("fresh_blocks")
     os.write(fd, os.urandom(300_000))
     os.fsync(fd)
     assert 300_000 <= os.fstat(fd).st_blocks * 512 <= 400_000

@@ -50,6 +50,7 @@ def test_set_and_shown(place: Place, d: Path, mark: Mark, kind: str) -> None:
 
 @pytest.mark.every_engine
 def test_setting_moves_ctime(place: Place, d: Path, mark: Mark) -> None:
+    place.require("ctime_of_ioctl")
     calls.put(d / "x", b"")
     with watch(place, {d / "x": "c"}):
         mark(d / "x", FLAG_APPEND)

@@ -63,7 +63,9 @@ def pair(place: Place, d: Path, elsewhere: Path, people: People) -> Iterator[Pai
 
 
 @pytest.mark.every_engine
-@pytest.mark.parametrize(("mine", "theirs", "fits"), [(SH, SH, True), (SH, EX, False), (EX, SH, False), (EX, EX, False)])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "fits"), [(SH, SH, True), (SH, EX, False), (EX, SH, False), (EX, EX, False)]
+)
 def test_flock_excludes(pair: Pair, mine: int, theirs: int, fits: bool) -> None:
     calls.flock(pair.fd, mine)
     if fits:

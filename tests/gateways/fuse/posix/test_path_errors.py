@@ -224,7 +224,18 @@ def test_a_file_with_a_trailing_slash(d: Path, other: Path, root: Actor, call: s
 
 def test_names_are_bytes(d: Path) -> None:
     folder = os.fsencode(d)
-    names = [b"\xff\xfe", b"a b", b"new\nline", b"quote\"'", b"-", b"\x01", "ä".encode(), "a\u0308".encode(), b"A", b"a"]
+    names = [
+        b"\xff\xfe",
+        b"a b",
+        b"new\nline",
+        b"quote\"'",
+        b"-",
+        b"\x01",
+        "ä".encode(),
+        "a\u0308".encode(),
+        b"A",
+        b"a",
+    ]
     for name in names:
         calls.put(os.path.join(folder, name), name)
     assert sorted(os.listdir(folder)) == sorted(names)

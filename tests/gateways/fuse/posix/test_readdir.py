@@ -180,7 +180,5 @@ def test_walking_a_tree(place: Place, d: Path) -> None:
             for k in range(3):
                 calls.put(d / f"a{i}" / f"b{j}" / f"c{k}", b"")
                 wanted.add(f"a{i}/b{j}/c{k}")
-    found = {
-        os.path.relpath(os.path.join(folder, name), d) for folder, _, files in os.walk(d) for name in files
-    }
+    found = {os.path.relpath(os.path.join(folder, name), d) for folder, _, files in os.walk(d) for name in files}
     assert found == wanted

@@ -134,9 +134,9 @@ def test_who_may(place: Place, open_dir: Path, root: Actor, alice: User, bob: Us
         for pair in (((1, 0), (2, 0)), (NOW, (2, 0)), ((1, 0), NOW), (OMIT, (2, 0)), (NOW, OMIT), (OMIT, NOW)):
             with fails(errno.EPERM, errno.EACCES):
                 bob.utimensat(path, *pair)
-        for pair in ((NOW, NOW), (None, None)):
+        for both in ((NOW, NOW), (None, None)):
             with fails(errno.EACCES):
-                bob.utimensat(path, *pair)
+                bob.utimensat(path, *both)
 
 
 @pytest.mark.every_engine
