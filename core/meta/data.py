@@ -20,6 +20,7 @@ from core.meta import keys as k
 from core.meta.base import READ, WRITE
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.inode import Inodes
+from core.meta.recent import forget_oldest
 from core.meta.records import (
     CHUNK_BITS,
     CHUNK_SIZE,
@@ -220,7 +221,7 @@ class Data(Inodes):
                 fresh = False
             elif s.id:
                 if len(self._tried) >= _MAX_KNOWN:
-                    del self._tried[next(iter(self._tried))]
+                    forget_oldest(self._tried)
                 self._tried[what] = None
         return fresh
 

@@ -17,6 +17,7 @@ import msgspec
 from core.errors import Conflict
 from core.meta import keys as k
 from core.meta.keys import Key
+from core.meta.recent import forget_oldest
 from core.meta.records import FILE, Attr, Entry
 from core.meta.store import Resolved
 
@@ -72,10 +73,10 @@ class KnownPlaces:
             path.append((k.entry(at, name), step.entry))
             at = step.entry.ino
         if len(self._dirs) >= _MAX:
-            del self._dirs[next(iter(self._dirs))]
+            forget_oldest(self._dirs)
         self._dirs[(base, *names[:-1])] = Place(parent, attr, tuple(path))
 
     def learn_file(self, parent: int, name: bytes, ino: int, attr: Attr) -> None:
         if len(self._files) >= _MAX:
-            del self._files[next(iter(self._files))]
+            forget_oldest(self._files)
         self._files[(parent, name)] = (Entry(FILE, ino), attr)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,13 @@ _MOST: Final = 20_000
 _WEIGHT: Final = 4
 _LIMIT: Final = 16
 _PAUSE: Final = 32
+
+
+def forget_oldest(known: dict[Any, Any]) -> None:
+    """Make room in a dictionary that is full: an eighth goes. One at a time would search the places of all that went
+    before for the first one that is left, which costs 30 µs."""
+    for key in list(islice(known, max(1, len(known) // 8))):
+        del known[key]
 
 
 class RecentRecords:
@@ -45,7 +53,7 @@ class RecentRecords:
             records.pop(key, None)
             return
         if key not in records and len(records) >= self._most:
-            del records[next(iter(records))]
+            forget_oldest(records)
         records[key] = value
 
     def learn_directory(self, ino: int, attr: Any) -> None:

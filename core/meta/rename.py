@@ -14,6 +14,7 @@ from core.meta.base import EXECUTE, WRITE, Exists, show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.measure import TreeMeasure
 from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_RESTORE, RENAME_WHITEOUT
+from core.meta.recent import forget_oldest
 from core.meta.records import (
     DIRECTORY,
     FILE,
@@ -274,7 +275,7 @@ class Rename(Statistics):
         measure = self._measures.pop(ino, None) or TreeMeasure(self, ino)
         usage = await measure.run()
         while len(self._measures) >= _MAX_MEASURES:
-            del self._measures[next(iter(self._measures))]
+            forget_oldest(self._measures)
         self._measures[ino] = measure  # the next try of a rename that loses a race explores only what changed
         room = min(_MAX_VERIFIED, (self.store.caps.max_writes or 2 * _MAX_VERIFIED) // 2)
         if usage.exact and usage.directories <= room:
