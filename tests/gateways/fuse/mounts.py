@@ -7,7 +7,8 @@
             ...
 
 The program is `sluice mount` in the foreground, or with SUITE_PROGRAM=bare the door's own process without a holder.
-Databases start once per test process and are shared; every volume is fresh and has no trash. A mount that doesn't answer is aborted, so that a test fails instead of hanging.
+Databases start once per test process and are shared; every volume is fresh and has no trash. A mount that doesn't
+answer is aborted, so that a test fails instead of hanging.
 """
 
 from __future__ import annotations

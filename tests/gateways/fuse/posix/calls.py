@@ -158,7 +158,7 @@ def statx(path: Path, flags: int = 0, mask: int = 0xFFF, fd: int = AT_FDCWD) -> 
     )
     major, minor = struct.unpack_from("=II", raw, 128)
     (mnt_id,) = struct.unpack_from("=Q", raw, 144)
-    return Statx(*head, atime, btime, ctime, mtime, (major, minor), mnt_id)
+    return Statx._make((*head, atime, btime, ctime, mtime, (major, minor), mnt_id))
 
 
 def get_flags(path: Path) -> int:

@@ -39,9 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as heavy what runs on further places, before heavy tests are taken out."""
     if places.given():
         return
-    groups: dict[tuple[object, object], list[pytest.Item]] = {}
+    groups: dict[tuple[object, object], list[pytest.Function]] = {}
     for item in items:
-        name = item.callspec.params.get("place") if isinstance(item, pytest.Function) and _has_place(item) else None
+        if not isinstance(item, pytest.Function) or not _has_place(item):
+            continue
+        name = item.callspec.params.get("place")
         if name is not None and name != places.FULL:
             groups.setdefault((item.function, name), []).append(item)
     for (_, name), same in groups.items():
