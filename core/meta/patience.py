@@ -33,6 +33,15 @@ class _Absent(MetaError):
     """A commit whose answer was lost did not happen."""
 
 
+#: Tasks between two tries.
+_waiting: set[asyncio.Task[Any] | None] = set()
+
+
+def is_waiting(task: asyncio.Task[Any]) -> bool:
+    """Does it wait for a store that is away, with nothing of its call sent? Then cancelling it changes nothing."""
+    return task in _waiting
+
+
 def make_patient(store: RecordStore, limit_s: float) -> None:
     """Every later call of this store object outlasts an outage of up to `limit_s` seconds."""
     if limit_s <= 0:
@@ -95,9 +104,14 @@ def _patient(method: Callable[..., Awaitable[Any]], limit_s: float, told: _Told)
             error = e
         deadline, pause = asyncio.get_running_loop().time() + limit_s, _FIRST_PAUSE_S
         told.waits(error, limit_s)
+        task = asyncio.current_task()
         try:
             while True:
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads those who wait
+                _waiting.add(task)
+                try:
+                    await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads those who wait
+                finally:
+                    _waiting.discard(task)
                 pause = min(pause * 2, _LAST_PAUSE_S)
                 try:
                     return await method(*args, **kwargs)

@@ -79,6 +79,8 @@ class Channel:
         self.operations = operations
         self.on_request: OnRequest | None = None
         self.on_answer: OnAnswer | None = None
+        #: Does this task wait for something while surely nothing of its request has happened?
+        self.may_give_up: Callable[[asyncio.Task[None]], bool] | None = None
         self.requests = 0
         self.errors = 0
         self.interrupts = 0
@@ -260,6 +262,17 @@ class Channel:
                 self._cancel(runner)
             elif runner.name == "read":
                 self._loop.call_later(INTERRUPT_GRACE_S, self._cancel_later, runner, runner.call)
+        elif self.may_give_up is not None and _is_dying(runner.call.pid):
+            self._cancel_idle(runner, runner.call)
+
+    def _cancel_idle(self, runner: Runner, call: Call) -> None:
+        """The caller is being killed: its change need not wait until a server is back that never heard of it."""
+        if runner.call is not call or self.may_give_up is None:
+            return
+        if self.may_give_up(runner.task):
+            self._cancel(runner)
+        else:
+            self._loop.call_later(INTERRUPT_GRACE_S, self._cancel_idle, runner, call)
 
     def _cancel(self, runner: Runner) -> None:
         if not runner.begun:

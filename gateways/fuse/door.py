@@ -19,7 +19,7 @@ import msgspec
 
 from core.dump.autobackup import autobackup
 from core.errors import ConfigError, FsError, VolumeError
-from core.meta.patience import make_patient
+from core.meta.patience import is_waiting, make_patient
 from core.meta.records import ROOT
 from core.vfs.internal.files import InternalFiles
 from core.vfs.keeper import Keeper, NoKeeper
@@ -124,6 +124,7 @@ class Door:
         if agreed and not agreed["flags"] & Init.HAS_RESEND:
             self.server.observe(Abandoned())
         await self.server.start(fd, agreed)
+        self.server.channel.may_give_up = is_waiting
         if not agreed and options.passthrough and self.server.negotiated.has(Init.PASSTHROUGH):
             handlers.attach(fd, self._place()).start_afresh()
         if self._table is not None and not agreed:

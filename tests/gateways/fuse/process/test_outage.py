@@ -106,14 +106,17 @@ def test_a_worker_that_dies_while_the_server_is_away_is_replaced_when_it_is_back
 
 
 def test_a_killed_program_need_not_wait_for_the_server(redis: Server, mount: Mount) -> None:
-    (mount.point / "d").mkdir()
-    redis.kill()
-    script = "import os,sys; print('go', flush=True); os.mkdir(sys.argv[1])"
-    working = subprocess.Popen(
-        [sys.executable, "-c", script, str(mount.point / "d" / "e")], stdout=subprocess.PIPE, text=True
-    )
+    (mount.point / "f").write_text("x")
+    # chmod of an open file asks for nothing else before: it is the change itself that waits.
+    script = "import os,sys; f = open(sys.argv[1]); print('go', flush=True); input(); os.fchmod(f.fileno(), 0o600)"
+    program = [sys.executable, "-c", script, str(mount.point / "f")]
+    working = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert working.stdout is not None
+    assert working.stdin is not None
     assert working.stdout.readline() == "go\n"
+    redis.kill()
+    working.stdin.write("\n")
+    working.stdin.flush()
     wait_for(lambda: "D" in _state(working.pid) or "S" in _state(working.pid), 10, "a program that waits")
     working.kill()
     working.wait(30)

@@ -42,6 +42,7 @@ class Actor:
         self.steps = 0
         self.serial = 0
         self.slowest = 0.0
+        self.history: dict[str, list[str]] = {}  # what was done to a file, for the report
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class Actor:
         content = self.files[name]
         at = self.rng.randrange(len(content) + 1 + self.rng.choice((0, 0, 5000)))
         data = self.data(self.rng.choice((1, 100, 4096, 70_000)))
+        self.note(name, f"overwrite {at}+{len(data)}")
         self.write_all(self.fd(name), data, at)
         if at > len(content):
             content.extend(bytes(at - len(content)))
@@ -94,6 +96,7 @@ class Actor:
         if name is None:
             return
         data = self.data(self.rng.choice((1, 500, 9000)))
+        self.note(name, f"append {len(self.files[name])}+{len(data)}")
         fd = os.open(f"{self.home}/{name}", os.O_WRONLY | os.O_APPEND)
         written = os.write(fd, data)
         assert written == len(data), f"short append: {written} of {len(data)}"
@@ -105,6 +108,7 @@ class Actor:
         if name is None:
             return
         length = self.rng.randrange(len(self.files[name]) + 2000)
+        self.note(name, f"truncate {length}")
         os.ftruncate(self.fd(name), length)
         content = self.files[name]
         if length < len(content):
@@ -126,16 +130,25 @@ class Actor:
         if fd != self.open.get(name):
             os.close(fd)
 
+    def note(self, name: str, what: str) -> None:
+        self.history.setdefault(name, []).append(f"{time.strftime('%H:%M:%S')}.{time.time() % 1 * 1000:03.0f} {what}")
+        del self.history[name][:-12]
+
     def compare(self, name: str, found: bytes | bytearray) -> None:
         wanted = self.files[name]
-        if found != wanted:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
-            )
-            raise AssertionError(
-                f"{name}: {len(found)} bytes instead of {len(wanted)}, first difference at {at}:"
-                f" {bytes(found[at : at + 8]).hex()} instead of {bytes(wanted[at : at + 8]).hex()}"
-            )
+        if found == wanted:
+            return
+        differ = [i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b]
+        time.sleep(0.5)
+        again = Path(self.home, name).read_bytes()
+        os.posix_fadvise(self.fd(name), 0, 0, os.POSIX_FADV_DONTNEED)
+        uncached = Path(self.home, name).read_bytes()
+        raise AssertionError(
+            f"{name}: {len(found)} bytes instead of {len(wanted)}; {len(differ)} differ, from"
+            f" {differ[0] if differ else None} to {differ[-1] if differ else None}; read again it is"
+            f" {'right' if again == wanted else 'wrong'}, past the page cache"
+            f" {'right' if uncached == wanted else 'wrong'}; {'; '.join(self.history.get(name, []))}"
+        )
 
     def map_read(self) -> None:
         name = self.pick()
@@ -152,6 +165,7 @@ class Actor:
         with mmap.mmap(self.fd(name), 0) as memory:
             at = self.rng.randrange(len(content))
             data = self.data(self.rng.randrange(1, 3000))[: len(content) - at]
+            self.note(name, f"map {at}+{len(data)}")
             memory[at : at + len(data)] = data
             memory.flush()
         content[at : at + len(data)] = data
@@ -167,6 +181,8 @@ class Actor:
         os.rename(f"{self.home}/{name}", f"{self.home}/{target}")
         self.close(target)
         self.files[target] = self.files.pop(name)
+        self.history[target] = self.history.pop(name, [])
+        self.note(target, f"renamed from {name}")
         if name in self.open:
             self.open[target] = self.open.pop(name)
 
