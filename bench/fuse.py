@@ -69,8 +69,8 @@ def loaded(
 ) -> Iterator[dict[str, Any]]:
     """Results of the phases, one after the other."""
     s = settings._replace(**changed)
-    place = tempfile.mkdtemp(prefix="run-", dir=mount.point)
-    command = [s.load, place, str(processes), str(s.seconds), str(s.names), str(s.bytes), *phases]
+    folder = str(mount.point) if "walk" in phases else tempfile.mkdtemp(prefix="run-", dir=mount.point)
+    command = [s.load, folder, str(processes), str(s.seconds), str(s.names), str(s.bytes), *phases]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         cpu = mount.cpu_s()
