@@ -11,6 +11,8 @@ import errno
 import struct
 from typing import Final, Literal
 
+import msgspec
+
 from core.errors import FsError
 from core.vfs.posix.attributes import Change
 from core.vfs.posix.xattrs import FS_APPEND, FS_IMMUTABLE, FS_SECRM
@@ -77,10 +79,18 @@ class AttributeHandlers(Translate):
         return self._getattr(call)
 
     async def _getattr(self, call: Call) -> Buffer:
+        ino, pid, growth = call.nodeid, call.pid, self.growth
+        before = growth.last(ino, pid)
+        if before is not None:
+            await growth.taken_over(ino, before)
         try:
-            return self.attr(await self.posix.getattr(call.nodeid))
+            node = await self.posix.getattr(ino)
         except FsError as e:
             raise stale(e) from e
+        last = growth.last(ino, pid)
+        if last is not None and last is not before and last.base < node.attr.length:
+            node = node._replace(attr=msgspec.structs.replace(node.attr, length=last.base))
+        return self.attr(node)
 
     async def setattr(self, call: Call, change: SetAttr) -> Buffer:
         try:

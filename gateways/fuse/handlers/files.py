@@ -87,6 +87,9 @@ class FileHandlers(Translate):
     def write(
         self, call: Call, fh: int, offset: int, data: memoryview, write_flags: int, lock_owner: int, flags: int
     ) -> Answer:  # fmt: skip
+        file = self.posix.vfs.file(call.nodeid)
+        if file is not None and offset + len(data) > (length := file.length):
+            self.growth.grows(call.nodeid, call.pid, length)
         if not write_flags & WRITE_KILL_SUIDGID:
             n = self.posix.write_nowait(fh, call.nodeid, flags, offset, data, call.unique, call.resent)
             if n is not None:
@@ -104,6 +107,7 @@ class FileHandlers(Translate):
     # -- closing -----------------------------------------------------------------------------------------------------
 
     def flush(self, call: Call, fh: int, lock_owner: int) -> Answer:
+        self.growth.settled(call.nodeid, call.pid)
         if self.posix.flush_nowait(fh, call.nodeid, lock_owner):
             return b""
         return self._flush(call, fh, lock_owner)
@@ -113,6 +117,7 @@ class FileHandlers(Translate):
         return b""
 
     async def fsync(self, call: Call, fh: int, datasync: bool) -> Reply:
+        self.growth.settled(call.nodeid, call.pid)
         await self.posix.fsync(fh, call.nodeid, datasync)
         return b""
 

@@ -16,6 +16,7 @@ from core.meta.records import DIRECTORY, INTERNAL_BASE, TRASH, Attr
 from core.vfs.posix.nodes import Node
 from core.vfs.posix.posix import Posix
 from gateways.fuse.api import Call
+from gateways.fuse.handlers.growth import Growth
 from gateways.fuse.operations import Operations
 from gateways.fuse.wire import replies
 
@@ -62,6 +63,7 @@ class Translate(Operations):
         self.posix = posix
         self.ttl = ttl or Ttl()
         self.readdir_cache = readdir_cache
+        self.growth = Growth()
         self._config = posix.config
         self._checks = posix.config.check or posix.config.squashes
 
