@@ -35,7 +35,9 @@ def fuzz(place: Place, rng: random.Random, count: int, processes: int) -> None:
             )
         answers = [(p, *p.communicate()) for p in running]
         watchdog.rest()
-        assert all(p.returncode == 0 for p, _, _ in answers), "\n".join(err[-2000:] for _, _, err in answers)
+        logs = [log.read_text()[-4000:] for log in place.mount.folder.glob("*.log")] if place.mount else []
+        said = [err[-1000:] for _, _, err in answers if err]
+        assert all(p.returncode == 0 for p, _, _ in answers), "\n".join([*said, *logs])
         assert not watchdog.fired
 
         def agree() -> bool:
