@@ -125,7 +125,7 @@ fuse_options = chain(
     click.option("-o", "o_options", multiple=True, metavar="LIST", envvar="SLUICE_O",
                  help="Options of the kernel and of FUSE: allow_other, ro, nosuid, writeback_cache, max_read=N …"),
     option("--max-fuse-io", type=size(1), default="1M", help="Largest request of the kernel."),
-    option("--passthrough/--no-passthrough", default=True,
+    option("--passthrough/--no-passthrough", default=False,
            help="Let the kernel read cached files by itself where it can."),
     option("--fuse-backend", type=click.Choice(["builtin", "pyfuse3"]), default="builtin",
            help="What speaks with the kernel; pyfuse3 can do less."),

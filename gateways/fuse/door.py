@@ -53,7 +53,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     session: Options = Options()
     subdir: bytes = b""
     readdir_cache: bool = False
-    passthrough: bool = True
+    passthrough: bool = False
     copies_in: str | None = None  # a private folder, for files that the kernel reads by itself
     patience_s: float = 300
     heartbeat_s: int = 12
