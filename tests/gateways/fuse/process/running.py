@@ -18,9 +18,21 @@ from typing import Any
 
 from gateways.fuse import mount as mounting
 from gateways.fuse.holder import messages, runtime
-from tests.gateways.fuse.mounts import ROOT, Mount
+from tests.gateways.fuse.mounts import ROOT, Mount, mounted
 from tests.gateways.fuse.process.workload import check_shared
 from tests.servers.process import wait_for
+
+
+@contextmanager
+def restless(engine: str, *flags: str) -> Iterator[Mount]:
+    """A mounted volume whose processes will be killed: errors in its log are what is expected."""
+    with mounted(engine, *flags) as mount:
+        expect_complaints(mount)
+        yield mount
+
+
+def expect_complaints(mount: Mount) -> None:
+    mount.complaints = lambda: ""  # type: ignore[method-assign]
 
 
 def status(mount: Mount) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateways.fuse.mounts import ROOT, Mount, fast_folder, make_volume, mount_type, mounted, require_fuse, umount2
-from tests.gateways.fuse.process.running import log_of, serving_worker, status
+from tests.gateways.fuse.mounts import ROOT, Mount, fast_folder, make_volume, mount_type, require_fuse, umount2
+from tests.gateways.fuse.process.running import log_of, restless, serving_worker, status
 from tests.servers.process import missing, require, wait_for
 
 
@@ -236,7 +236,7 @@ def test_in_the_foreground_ctrl_c_unmounts_and_stores(place: Place) -> None:
 
 
 def test_the_holder_is_small() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         said = status(mount)
         lines = Path(f"/proc/{said['holder']}/smaps_rollup").read_text().splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
@@ -246,7 +246,7 @@ def test_the_holder_is_small() -> None:
 
 
 def test_when_the_holder_dies_the_mount_goes_on_and_says_so() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         said = status(mount)
         os.kill(said["holder"], signal.SIGKILL)
         assert mount.process is not None
@@ -316,7 +316,7 @@ def test_a_user_mounts_by_the_helper_of_fuse() -> None:
 def test_a_stuck_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP is the purest kind of being stuck. The holder's patience is in its specification."""
     monkeypatch.setenv("SLUICE_HANG_TIMEOUT", "1")
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         worker = serving_worker(mount)
         os.kill(worker, signal.SIGSTOP)
         start = time.monotonic()

@@ -7,12 +7,11 @@ import random
 
 import pytest
 
-from tests.gateways.fuse.mounts import mounted
-from tests.gateways.fuse.process.running import kill_worker, load, log_of, serving_worker
+from tests.gateways.fuse.process.running import kill_worker, load, log_of, restless, serving_worker
 
 
 def survive(engine: str, kills: int, most_s: float, *flags: str) -> None:
-    with mounted(engine, "--enable-xattr", *flags) as mount:
+    with restless(engine, "--enable-xattr", *flags) as mount:
         with load(mount, most_s=60 + kills * 15) as working:
             rng = random.Random(working.seed)
             for _ in range(kills):

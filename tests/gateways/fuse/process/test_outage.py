@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateways.fuse.mounts import Mount, fast_folder, make_volume, running
-from tests.gateways.fuse.process.running import load, log_of, serving_worker
+from tests.gateways.fuse.process.running import expect_complaints, load, log_of, serving_worker
 from tests.servers.process import Server, require, wait_for
 
 
@@ -41,6 +41,7 @@ def mount(redis: Server) -> Iterator[Mount]:
     make_volume(url, folder)
     try:
         with running(Mount(url, folder, "--enable-xattr")) as mount:
+            expect_complaints(mount)
             yield mount
     finally:
         shutil.rmtree(folder, ignore_errors=True)

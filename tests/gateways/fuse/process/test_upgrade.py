@@ -17,8 +17,8 @@ import pytest
 from gateways.fuse import mount as mounting
 from gateways.fuse.holder import messages, runtime
 from gateways.fuse.holder.spec import Program
-from tests.gateways.fuse.mounts import ROOT, Mount, mounted
-from tests.gateways.fuse.process.running import load, log_of, serving_worker, status
+from tests.gateways.fuse.mounts import ROOT, Mount
+from tests.gateways.fuse.process.running import load, log_of, restless, serving_worker, status
 from tests.servers.process import wait_for
 
 
@@ -50,7 +50,7 @@ def test_twenty_upgrades(engine: str) -> None:
 
 
 def many(engine: str, times: int) -> None:
-    with mounted(engine, "--enable-xattr") as mount:
+    with restless(engine, "--enable-xattr") as mount:
         with load(mount, most_s=60 + 20 * times) as working:
             for _ in range(times):
                 time.sleep(0.3)
@@ -63,7 +63,7 @@ def many(engine: str, times: int) -> None:
 
 
 def test_handles_and_locks_go_on_and_waiters_wait_on() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         path = mount.point / "file"
         with open(path, "w+b", buffering=0) as file, open(path, "rb") as second:
             file.write(b"before ")
@@ -99,7 +99,7 @@ def test_handles_and_locks_go_on_and_waiters_wait_on() -> None:
 
 
 def test_hup_starts_a_fresh_worker() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         before = serving_worker(mount)
         os.kill(status(mount)["holder"], signal.SIGHUP)
         after = serving_worker(mount, other_than=before)
@@ -122,7 +122,7 @@ def replace(mount: Mount, *argv: str) -> dict[str, object]:
 
 
 def test_a_new_worker_that_fails_leaves_the_old_one_at_work() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         before = serving_worker(mount)
         answer = replace(mount, "-c", "raise SystemExit(3)")
         assert answer == {"is": "failed", "text": "the new worker ended with status 3"}
@@ -140,7 +140,7 @@ line.recv(1000)
 
 
 def test_a_new_program_that_can_not_serve_is_taken_back() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         before = serving_worker(mount)
         with open(mount.point / "f", "w+b", buffering=0) as file:
             file.write(b"one ")
@@ -153,7 +153,7 @@ def test_a_new_program_that_can_not_serve_is_taken_back() -> None:
 
 
 def test_other_options_for_the_kernel_are_refused_with_their_name() -> None:
-    with mounted("sqlite") as mount:
+    with restless("sqlite") as mount:
         before = serving_worker(mount)
         done = mount_again(mount, "--max-fuse-io", "128K")
         assert done.returncode == 1
