@@ -169,7 +169,7 @@ class Sluice(Mount):
 
     def serve(self, sluice: Sequence[str]) -> None:
         self.spawn(
-            [*sluice, "mount", "--no-usage-report", "--cache-dir", str(self.folder / "cache"), "--cache-size", "4096",
+            [*sluice, "mount", "--cache-dir", str(self.folder / "cache"), "--cache-size", "4096",
              *self.options, self.meta, str(self.point)]
         )  # fmt: skip
 
