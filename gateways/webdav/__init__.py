@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The WebDAV door: will live here.
+"""The WebDAV door: RFC 4918 classes 1, 2 and 3 over one volume.
 
-A WsgiDAV provider, lock storage and property manager over the volume, so that locks and properties survive restarts
-and are shared by servers. Nothing of it works yet.
+`server.py` (aiohttp) takes requests in, `app.py` decides who may and who answers. What is hot or must stream is
+answered on the loop (`read.py`, `write.py`, `propfind.py`); the rest goes to WsgiDAV (`layer/`) with a provider, a
+lock manager and a property manager of ours. Locks (`locks/`) and dead properties (`properties/`) live on the volume.
+This package imports `core` only, never another gateway. Source: spec webdav.
 """

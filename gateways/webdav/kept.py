@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What other doors keep beside the bytes of a file, as far as WebDAV shows it: ETag, content type, language, coding.
+
+Pure functions. The rule of ETags is the S3 door's, so that all HTTP doors agree; it is written down here once more
+because a gateway imports no other. Source: spec webdav §4.1, §7, §14; spec s3 §4.1–§4.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+from core.meta.records import Attr
+
+X_ETAG: Final = b"s3-etag"
+X_META: Final = b"s3-meta"
+X_TAGS: Final = b"s3-tags"
+X_EXT: Final = b"s3-ext"
+#: What describes the content rather than the file: new content drops it (§8).
+OF_CONTENT: Final = (X_ETAG, X_META, X_TAGS, X_EXT)
+
+DIRECTORY_TYPE: Final = "httpd/unix-directory"
+DEFAULT_TYPE: Final = "application/octet-stream"
+_UNSPECIFIC: Final = frozenset({"", "binary/octet-stream", DEFAULT_TYPE})
+_SYNTHETIC: Final = struct.Struct(">QQq")
+
+
+def synthetic_etag(ino: int, attr: Attr) -> str:
+    raw = _SYNTHETIC.pack(ino, attr.length, attr.mtime_ns)
+    return hashlib.blake2b(raw, digest_size=16).hexdigest() + "-0"
+
+
+def etag_of(ino: int, attr: Attr, xattrs: Mapping[bytes, bytes] | None) -> str:
+    """Without quotes; always strong (spec s3 §4.3)."""
+    if xattrs and (X_ETAG in xattrs or X_EXT in xattrs):
+        stored = xattrs.get(X_ETAG, b"").decode("ascii", "replace")
+        ext = _object(xattrs.get(X_EXT))
+        length = ext.get("len")
+        if length is not None:
+            if length == attr.length and ext.get("mt") == attr.mtime_ns:
+                own = ext.get("etag")
+                return stored or (own if isinstance(own, str) and own else synthetic_etag(ino, attr))
+        elif stored and attr.mtime_ns != attr.ctime_ns:
+            # Written by a JuiceFS gateway: its rename set ctime after the last write; a later write sets both.
+            return stored
+    return synthetic_etag(ino, attr)
+
+
+def _object(raw: bytes | None) -> dict[str, Any]:
+    if not raw:
+        return {}
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def stored_meta(xattrs: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """s3-meta in lower case, values that can't be headers left out."""
+    raw = xattrs.get(X_META) if xattrs else None
+    return {
+        str(name).lower(): value
+        for name, value in _object(raw).items()
+        if isinstance(value, str) and not any(c in value for c in "\r\n\0")
+    }
+
+
+def content_type(name: bytes, xattrs: Mapping[bytes, bytes] | None) -> str:
+    """The stored type if it says anything, else by the name's extension; the bytes are never looked at (§4.1)."""
+    if xattrs and X_META in xattrs:
+        stored = stored_meta(xattrs).get("content-type", "")
+        if stored not in _UNSPECIFIC and stored.isprintable() and stored.isascii():
+            return stored
+    dot = name.rfind(b".")
+    return _TYPES.get(name[dot + 1 :].lower(), DEFAULT_TYPE) if dot >= 0 else DEFAULT_TYPE
+
+
+_BY_TYPE: Final = {
+    "text/plain": "txt text log conf cfg ini", "text/html": "html htm", "text/css": "css", "text/csv": "csv",
+    "text/markdown": "md markdown", "text/calendar": "ics", "text/vcard": "vcf", "text/xml": "xml xsl",
+    "text/javascript": "js mjs", "application/json": "json", "application/pdf": "pdf", "application/zip": "zip",
+    "application/gzip": "gz tgz", "application/x-tar": "tar", "application/x-bzip2": "bz2", "application/x-xz": "xz",
+    "application/zstd": "zst", "application/x-7z-compressed": "7z", "application/vnd.rar": "rar",
+    "application/rtf": "rtf", "application/msword": "doc dot", "application/vnd.ms-excel": "xls",
+    "application/vnd.ms-powerpoint": "ppt", "application/epub+zip": "epub", "application/wasm": "wasm",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/vnd.oasis.opendocument.text": "odt", "application/vnd.oasis.opendocument.spreadsheet": "ods",
+    "application/vnd.oasis.opendocument.presentation": "odp", "application/x-sh": "sh", "application/toml": "toml",
+    "application/yaml": "yaml yml", "application/sql": "sql", "application/vnd.apache.parquet": "parquet",
+    "image/png": "png", "image/jpeg": "jpg jpeg jpe", "image/gif": "gif", "image/webp": "webp", "image/avif": "avif",
+    "image/svg+xml": "svg", "image/tiff": "tif tiff", "image/bmp": "bmp", "image/vnd.microsoft.icon": "ico",
+    "image/heic": "heic", "audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/ogg": "ogg oga opus", "audio/flac": "flac",
+    "audio/wav": "wav", "video/mp4": "mp4 m4v", "video/webm": "webm", "video/quicktime": "mov qt",
+    "video/x-matroska": "mkv", "video/x-msvideo": "avi", "video/mpeg": "mpg mpeg", "font/woff": "woff",
+    "font/woff2": "woff2", "font/ttf": "ttf", "font/otf": "otf", "text/x-python": "py", "text/x-c": "c h cc cpp hpp",
+    "message/rfc822": "eml",
+}  # fmt: skip
+_TYPES: Final = {ext.encode(): kind for kind, exts in _BY_TYPE.items() for ext in exts.split()}
