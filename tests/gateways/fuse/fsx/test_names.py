@@ -66,7 +66,7 @@ def test_names_at_two_mounts(place: Place, rng: random.Random) -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(3600)
 def test_many_names_at_two_mounts(place: Place, rng: random.Random) -> None:
-    fuzz(place, rng, 6000, 6)
+    fuzz(place, rng, 3000, 6)
 
 
 def test_a_survey_sees_what_it_should(tmp_path: Path) -> None:
