@@ -8,6 +8,7 @@ only then requests.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -42,6 +43,8 @@ log = logging.getLogger("sluice.fuse")
 
 #: Requests that run when a worker hands over get this long; what isn't answered then is asked again.
 HAND_OVER_S = 30.0
+#: After a take-over, until what the kernel asks again has surely been answered.
+SETTLED_S = 30.0
 
 
 class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,8 @@ class Table(Keeper, Protocol):
     def save(self, document: dict[str, Any]) -> None: ...
 
     def replayed(self) -> int: ...
+
+    def settled(self) -> None: ...
 
 
 class Handlers(PassthroughHandlers, PosixOperations):  # type: ignore[misc]  # a mixin in front repeats signatures
@@ -132,6 +137,8 @@ class Door:
             self._table.save(self._saved)
         if agreed:
             self.server.notify.resend()
+            assert self._table is not None
+            asyncio.get_running_loop().call_later(SETTLED_S, self._table.settled)
         self._jobs()
         # What start-up made stays; a full collection would walk it again and again (3-5 % of a create).
         gc.collect()

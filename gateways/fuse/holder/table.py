@@ -113,6 +113,10 @@ class SharedTable:
         """See `WriteLog.replayed`."""
         return self._log.replayed()
 
+    def settled(self) -> None:
+        """See `WriteLog.settled`."""
+        self._log.settled()
+
     @property
     def open_handles(self) -> int:
         return len(self._slots)

@@ -60,6 +60,9 @@ class WriteLog:
         self._old: dict[tuple[int, int, int, int], deque[int]] = defaultdict(deque)  # not adopted yet
         self._kept: list[tuple[int, int, int, int, int, int]] = []
         self._requests: set[int] = set()
+        # Requests that an earlier process took and didn't answer come again, perhaps after yet another process has
+        # recorded and not answered them. So what is recorded stays in sight until `settled`.
+        self._holding = self._tail < self._head
         self._scan()
 
     def __len__(self) -> int:
@@ -137,6 +140,12 @@ class WriteLog:
             self.recorded(token)
         return len(left)
 
+    def settled(self) -> None:
+        """Requests of earlier processes have been asked again and answered: they may be forgotten."""
+        if self._holding:
+            self._holding = False
+            self._advance()
+
     def release(self) -> None:
         for view in (self._words, self._memory, self._positions):
             view.release()
@@ -151,6 +160,8 @@ class WriteLog:
 
     def _advance(self) -> None:
         """Move the tail over what is gone."""
+        if self._holding:
+            return
         tail, head, size, words = self._tail, self._head, self._size, self._words
         while tail < head:
             word = words[(tail % size) >> 3]
@@ -167,6 +178,7 @@ class WriteLog:
 
     def _make_room(self, size: int) -> bool:
         """Copy what holds up the tail to the head until `size` bytes fit in one piece."""
+        self.settled()  # whoever fills the log has answered much since it began
         budget = _MOST_MOVED
         while True:
             place = self._head % self._size

@@ -118,6 +118,22 @@ def test_a_write_that_was_given_back_at_once_was_never_taken(fd: int) -> None:
     second.recorded(kept_write)
 
 
+def test_a_request_is_remembered_over_a_process_that_records_it_and_dies(fd: int) -> None:
+    first = SharedTable(fd)
+    first.wrote(7, 0, memoryview(b"append"), 5)
+    first.close()
+    second = SharedTable(fd)
+    second.recorded(second.wrote(7, 0, memoryview(b"append"), 5))  # and dies before it is asked again
+    second.replayed()
+    second.close()
+    third = SharedTable(fd)
+    assert kept(third) == []
+    assert third.has_write(5)
+    third.settled()
+    third.close()
+    assert not SharedTable(fd).has_write(5)
+
+
 def test_a_full_log_says_so_and_has_room_again(fd: int) -> None:
     table = SharedTable(fd)
     big = memoryview(bytes(1 << 20))
