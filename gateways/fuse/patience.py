@@ -24,8 +24,13 @@ log = logging.getLogger("sluice.fuse")
 #: Before the second try: a commit that was on its way when the connection broke is carried out or dropped by then.
 _SETTLE_S: Final = 1.0
 _TRIES: Final = 5
-#: They answer without the metadata, or nobody waits for their answer.
-_PLAIN: Final = frozenset(("forget", "batch_forget", "destroy", "poll"))
+#: They answer without the metadata, change nothing there, or nobody waits for their answer.
+_PLAIN: Final = frozenset(
+    (
+        "forget", "batch_forget", "destroy", "poll", "lookup", "getattr", "readlink", "access", "statfs", "getxattr",
+        "listxattr", "readdir", "readdirplus",
+    )
+)  # fmt: skip
 
 Method = Callable[..., Answer]
 
