@@ -328,6 +328,8 @@ class WebDavApplication:
             if method == "MKCOL" and ignored != b"":
                 raise DavError(415, "A body has no meaning here.")
         target: Node | None = None
+        if not call.path and method in ("DELETE", "MOVE"):
+            raise DavError(403, "The root of what is served stays.")
         if method in ("COPY", "MOVE"):
             call.destination = gate.destination(call)
         node = await call.export.find(call.path)
