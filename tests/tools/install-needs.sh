@@ -45,7 +45,9 @@ declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=
   [mariadbd]=mariadb-server [etcd]=etcd-server [setpriv]=util-linux
   # programs that run on a mount
   [fusermount3]=fuse3 [setfattr]=attr [setfacl]=acl [fio]=fio [dbench]=dbench [stress-ng]=stress-ng [rsync]=rsync
-  [git]=git [make]=make [cc]=gcc)
+  [git]=git [make]=make [cc]=gcc
+  # WebDAV clients
+  [litmus]=litmus [cadaver]=cadaver [mount.davfs]=davfs2)
 wanted=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || wanted+=("${packages[$program]}")
