@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import Final, TypeVar
 
 from core.chunk.store import BlockSliceStore
+from core.chunk.transfer import BlockMissing
 from core.meta.records import CHUNK_SIZE, Slice
 from core.meta.slices import clip, flatten
 from core.object.api import Buffer
@@ -34,6 +35,8 @@ _MAP: Final = struct.Struct("=iIQ")
 #: Read, compared and written at once.
 _STEP: Final = 4 << 20
 _PAGE: Final = 4096
+#: Looks at the metadata before a missing block is believed.
+_MISSING_TRIES: Final = 4
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class Mirror:
     def __init__(self, fd: int, slices: BlockSliceStore, threads: Executor) -> None:
         """fd: of an empty file, or of one with unknown content, for reading and writing; whose it stays."""
         self.fd = fd
-        self.length = 0
+        self.length = os.fstat(fd).st_size
         self._slices = slices
         self._threads = threads
         self._turn = asyncio.Lock()
@@ -68,7 +71,7 @@ class Mirror:
         """Make it equal to the inode, as this process knows it. Only what differs is copied."""
         async with self._turn:
             await file.settle()
-            state = file.state
+            state, missing = file.state, 0
             while True:
                 generation, length = state.generation, state.length
                 indexes = range(-(-length // CHUNK_SIZE))
@@ -78,8 +81,16 @@ class Mirror:
                     self._resize(length)
                 elif self._shadow is not None:
                     self._shadow += bytes(length - len(self._shadow))
-                for index, pieces in flat.items():
-                    await self._copy(index, pieces, min(CHUNK_SIZE, length - index * CHUNK_SIZE))
+                try:
+                    for index, pieces in flat.items():
+                        await self._copy(index, pieces, min(CHUNK_SIZE, length - index * CHUNK_SIZE))
+                except BaseException as e:
+                    self._flat = {}  # half of it is new: all of it is copied next time
+                    missing += isinstance(e, BlockMissing)
+                    if not isinstance(e, BlockMissing) or missing == _MISSING_TRIES:
+                        raise
+                    state.forget()  # a compaction may have replaced the slices since they were looked up
+                    continue
                 self._resize(length)
                 self._flat = flat
                 if generation == state.generation:
@@ -131,7 +142,8 @@ class Mirror:
         """Bring `length` bytes of a chunk over, as far as they differ from what was copied before."""
         base = index * CHUNK_SIZE
         have = max(0, min(CHUNK_SIZE, self.length - base))
-        old = clip(self._flat.get(index, ()), 0, have)
+        known = self._flat.get(index)
+        old = [] if known is None else clip(known, 0, have)  # of what isn't known everything differs, holes too
         for start, end, piece in _changed(old, clip(pieces, 0, length)):
             if not piece.id:
                 end = min(end, have)  # what lies behind the copy's end is a hole already

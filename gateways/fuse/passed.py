@@ -165,6 +165,8 @@ class PassedFiles:
             flags = os.O_RDWR if passed.stores else os.O_RDONLY
             with contextlib.suppress(OSError):
                 passed.held = await self._posix.vfs.open(self._posix.real(ino), flags)
+        else:
+            await self.collect(ino)  # what was stored until the last mapping went
         passed.users.discard(fh)
         passed.writers.discard(fh)
         if not passed.users and passed.held is None:
@@ -203,7 +205,10 @@ class PassedFiles:
             return
         handle = passed.held or next((self._posix.handles.get(fh) for fh in passed.writers), None)
         if handle is None or not handle.writable:
-            handle = passed.held = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
+            handle = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
+            old, passed.held = passed.held, handle
+            if old is not None:
+                await old.release()
         for offset, data in found:
             await passed.file.for_writing().write(offset, data)
         await handle.flush()
@@ -300,9 +305,11 @@ class PassedFiles:
                     log.debug("inode %d: %s", ino, e)
 
     async def _look(self, ino: int, passed: Passed, now: float) -> None:
-        await self.collect(ino)
         held = passed.held
-        if held is not None and not passed.mirror.busy():
+        # Looked at first: what was stored until the last mapping went is there when we collect.
+        over = held is not None and not passed.mirror.busy()
+        await self.collect(ino)
+        if over and held is not None and passed.held is held:
             passed.held = None
             if not passed.users:
                 self._end(ino, passed)
