@@ -72,15 +72,16 @@ class VFS:
     async def open(self, ino: int, flags: int = os.O_RDONLY, caller: Caller = ROOT_CALLER) -> Handle:
         """Open an existing file (1 trip; O_TRUNC: 3). ENOENT, EACCES, EPERM, EROFS, EISDIR. O_APPEND is honoured."""
         write = flags & os.O_ACCMODE != os.O_RDONLY
+        cut = bool(flags & os.O_TRUNC)  # Linux does so for O_RDONLY, too; it takes the right to write
         # Before the look: an unlink by this process in between keeps the file then.
         self.meta.opened(ino)
         try:
             file = self._files.get(ino)
             since = self.commits.count
             records: list[Slice] | None = None
-            if write or flags & os.O_TRUNC:
+            if write or cut:
                 attr = await self.meta.check_open(
-                    ino, caller, write=write, append=bool(flags & os.O_APPEND), truncate=bool(flags & os.O_TRUNC)
+                    ino, caller, write=write or cut, append=bool(flags & os.O_APPEND), truncate=cut
                 )
             else:
                 attr, records = await self.meta.open_for_reading(ino, caller)
@@ -101,7 +102,7 @@ class VFS:
                     known.saw(attr)
                 else:
                     await known.refresh()  # opened or changed by another task meanwhile: whose look is newer?
-            if flags & os.O_TRUNC and write:
+            if cut:
                 await handle.file.truncate(0, caller, opened=True)
                 if attr.length == 0:
                     attr = await self.meta.setattr(ino, {"mtime_ns": "now"})  # truncated all the same: open(2)
