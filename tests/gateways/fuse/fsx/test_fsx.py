@@ -53,7 +53,4 @@ def test_two_mounts_in_turns(place: Place, rng: random.Random, origin: str) -> N
 def test_a_hundred_thousand_operations(place: Place, rng: random.Random, origin: str, mounts: int) -> None:
     run(place, rng, HEAVY, origin, mounts=mounts)
     if place.mount:
-        place.mount.stop()
-        if place.lacks("whole_deletion"):
-            place.mount.sluice("fsck", "--repair")
-        place.mount.check("--objects")
+        place.check()

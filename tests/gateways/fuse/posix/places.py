@@ -73,6 +73,14 @@ class Place:
         if reason is not None:
             pytest.skip(f"{self.name}: {reason}")
 
+    def check(self) -> None:
+        """Unmount; what was left of the volume has to be sound."""
+        assert self.mount
+        self.mount.stop()
+        if self.lacks("whole_deletion"):
+            self.mount.sluice("fsck", "--repair")
+        self.mount.check("--objects")
+
     def tick(self) -> None:
         """Let time pass that every place can tell apart. Time itself is what is tested here."""
         time.sleep(TICK_S)
@@ -169,7 +177,6 @@ class Pool:
         try:
             for each in found:
                 if each.mount and each.mount.process_lives():
-                    each.mount.stop()
-                    each.mount.check("--objects")
+                    each.check()
         finally:
             self._stack.close()
