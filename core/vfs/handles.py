@@ -57,6 +57,7 @@ class OpenFile:
         self.answered_s = float("-inf")
         self.notices: set[asyncio.Task[None]] = set()  # to the kernel, under way
         self.switching: asyncio.Future[None] | None = None
+        self._asked = self._answered = 0
         self._vfs = vfs
 
     @property
@@ -89,26 +90,35 @@ class OpenFile:
         blocks = self.state.blocks
         return self._vfs.layouts.find(self.ino, self.state.version) if blocks is None else blocks
 
+    def ask(self) -> int:
+        """Before attributes are asked for: a ticket for `saw`, which tells answers that were overtaken."""
+        self._asked += 1
+        return self._asked
+
     async def refresh(self, *, measure: bool = False) -> Attr:
         """Fresh attributes; what they prove to be old is forgotten. measure: on the way find out how much of the file
         is used, unless that is known."""
         vfs = self._vfs
         for _ in range(_REFRESH_TRIES):
-            since = vfs.commits.count
+            since, ticket = vfs.commits.count, self.ask()
             if measure and self.used_blocks() is None and self.state.length < MOST:
                 attr = await vfs.layouts.look(self.ino, self.state.length)
             else:
                 attr = await vfs.meta.getattr(self.ino)
             if self.state.changed_at <= since:
-                self.saw(attr)
-                return attr
+                self.saw(attr, ticket)
+                return self.state.attr
             # The file changed while the answer was on its way: it may be from before (semantics §11).
         # A file that is recorded all the time: our own commits tell its length, the rest is looked up again.
         self.state.forget()
         return msgspec.structs.replace(attr, length=self.state.length, mtime_ns=self.state.version[0])
 
-    def saw(self, attr: Attr) -> bool:
-        """Fresh attributes. True: somebody else has changed the file."""
+    def saw(self, attr: Attr, ticket: int) -> bool:
+        """Fresh attributes. True: somebody else has changed the file. An answer that came after the one to a later
+        question may be older than what is known, and isn't needed: the other one is fresh enough for who asked."""
+        if ticket < self._answered:
+            return False
+        self._answered = ticket
         foreign = self.state.saw(attr)
         if foreign:
             self.state.foreign_s = self._vfs.clock.time()

@@ -22,6 +22,7 @@ from core.meta.base import Exists
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.meta import Meta
 from core.meta.records import FILE, Attr, Slice
+from core.object.api import Buffer
 from core.vfs.handles import Handle, OpenFile
 from core.vfs.keeper import Keeper
 from core.vfs.layouts import LEAST, Layouts
@@ -33,6 +34,8 @@ log = logging.getLogger("sluice.vfs")
 
 #: (inode, content as well)
 Invalidate = Callable[[int, bool], Awaitable[None]]
+#: Inode, offset, bytes: caches above us have them now, and a file that ended before them ends there.
+Push = Callable[[int, int, Buffer], Awaitable[None]]
 
 #: How often the ages of slices and read-ahead are looked at while there are any.
 TICK_S: Final = 0.2
@@ -40,9 +43,6 @@ TICK_S: Final = 0.2
 STREAM_IDLE_S: Final = 30.0
 #: A file that somebody else changed so lately is being changed: what is told of it is old at once.
 CONTENDED_S: Final = 10.0
-#: How others' changes are told, see `VFS._announce`: nothing is answered so long. Threads that got an answer have taken
-#: it over by then, also on a busy machine.
-_QUIET_S: Final = 0.03
 #: Closed files of which it is remembered what caches above us hold.
 _MAX_VIEWS: Final = 50_000
 
@@ -57,6 +57,7 @@ class VFS:
         #: Forget what you hold of an inode's attributes, and of its content unless told that only they are old. Not
         #: called within reads and writes.
         self.invalidate: Invalidate | None = None
+        self.push: Push | None = None
         self.commits = Commits()
         self.layouts = Layouts(meta)
         self.meta = meta
@@ -78,6 +79,7 @@ class VFS:
         try:
             file = self._files.get(ino)
             since = self.commits.count
+            ticket = file.ask() if file is not None else 0
             records: list[Slice] | None = None
             if write or cut:
                 attr = await self.meta.check_open(
@@ -89,6 +91,8 @@ class VFS:
                 code = errno.EISDIR if attr.is_dir else errno.EPERM
                 raise FsError(code, f"inode {ino} is no regular file")
             known = self._files.get(ino)
+            if not attr.nlink and known is None:
+                raise FsError(errno.ENOENT, f"inode {ino} has no name any more, and only another client has it open")
             handle = self._handle(ino, attr, flags, caller)
         except BaseException:
             await self.meta.closed(ino)
@@ -99,7 +103,7 @@ class VFS:
         try:
             if known is not None:
                 if known is file and known.state.changed_at <= since:
-                    known.saw(attr)
+                    known.saw(attr, ticket)
                 else:
                     await known.refresh()  # opened or changed by another task meanwhile: whose look is newer?
             if cut:
@@ -192,10 +196,7 @@ class VFS:
         told = self.looked_nowait(ino, attr, since)
         if told is not None:
             return told
-        file = self._files.get(ino)
-        if file is None or file.state.changed_at > since:
-            return await self.getattr(ino)
-        return await self._announce(file, attr)
+        return await self.getattr(ino)
 
     def looked_nowait(self, ino: int, attr: Attr, since: int) -> Attr | None:
         """The same if nothing has to be waited for, else None."""
@@ -205,7 +206,12 @@ class VFS:
             return attr
         if file.state.changed_at > since:
             return None
-        file.saw(attr)
+        state = file.state
+        if (attr.mtime_ns, attr.length) != state.version and (
+            attr.ctime_ns <= state.attr.ctime_ns or self.invalidate is not None
+        ):
+            return None  # news, or an answer that was overtaken: asked in order, `refresh` can tell
+        file.saw(attr, file.ask())
         return self._tell(file, attr) if self._may_tell(file) else None
 
     def contended(self, ino: int) -> bool:
@@ -225,8 +231,8 @@ class VFS:
 
         A kernel shows a program what we answer, but takes over a new length only from an answer to a request that it
         sent after the one that it took over last, or a notice to forget; who was shown more than was taken over reads
-        too little, and dies of a mapping. So what is told changes for all requests at once, after a moment in which
-        nothing was answered.
+        too little, and dies of a mapping. So what is told changes for all requests at once, and a greater length is put
+        into the kernel before (`_switch`).
         """
         state = file.state
         while file.switching is not None:
@@ -236,14 +242,6 @@ class VFS:
         await self._switch(file)
         return file.told
 
-    async def _taken_over(self, file: OpenFile) -> None:
-        """What was told last has been taken over by somebody: a notice doesn't undo it any more."""
-        for _ in range(5):  # others may be told something new meanwhile, seldom
-            left = file.told_s + _QUIET_S - self.clock.time()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
-
     async def _announce_open(self, file: OpenFile) -> None:
         """Who opens a file sees it as it is now: what was told of it before must not be believed any more."""
         if self._may_tell(file):
@@ -251,24 +249,40 @@ class VFS:
             self._tell(file, file.state.attr)
             return
         version = file.state.version
-        await self._taken_over(file)
-        await self.invalidated(file, content=self.contended(file.ino))
         while file.switching is not None:
             await asyncio.shield(file.switching)
         if file.state.told != version:
-            await self._switch(file)
+            # Nobody else has it open: its pages go by the open itself.
+            await self._switch(file, shown=len(file.handles) > 1 or self.contended(file.ino))
 
-    async def _switch(self, file: OpenFile) -> None:
-        """From here on other attributes are told."""
+    async def _switch(self, file: OpenFile, *, shown: bool = True) -> None:
+        """From here on other attributes are told. shown: somebody may be looking at the file.
+
+        Pages go first: the last one has zeros behind the old end. Then the last byte is stored in the kernel: it
+        takes that length over at once, and drops those in answers that are still on their way.
+        """
         file.switching = asyncio.get_running_loop().create_future()
+        attr = file.state.attr
         try:
-            quiet = file.answered_s + _QUIET_S - self.clock.time()
-            if quiet > 0:
-                await asyncio.sleep(quiet)
+            await self.invalidated(file, content=shown)
+            attr = file.state.attr
+            if shown and self.push is not None and file.told is not None and attr.length > file.told.length:
+                await self._push_end(file, attr.length)
         finally:
             file.switching.set_result(None)
             file.switching = None
-        self._tell(file, file.state.attr)
+            self._tell(file, attr)
+
+    async def _push_end(self, file: OpenFile, end: int) -> None:
+        handle = next((h for h in file.handles if not h.released), None)
+        if handle is None or self.push is None:
+            return
+        try:
+            last = await handle.read_any(end - 1, 1)
+            if len(last) == 1:
+                await self.push(file.ino, end - 1, last)
+        except OSError as e:
+            log.warning("inode %d: its new end can't be shown to the kernel: %s", file.ino, e)
 
     def _tell(self, file: OpenFile, attr: Attr) -> Attr:
         version = (attr.mtime_ns, attr.length)

@@ -122,6 +122,7 @@ class Door:
         self.server.observe(Observer(self.internal.access_log, self.internal.metrics, warn=log.warning))
         self._invalidator = PageInvalidator(self.server)
         self.vfs.invalidate = self._invalidator
+        self.vfs.push = self._invalidator.push
         agreed = saved.get("negotiated")
         if agreed and options.passthrough and agreed["flags"] & Init.PASSTHROUGH:
             # Before the first request: what the kernel reads by itself has to follow every change.

@@ -20,6 +20,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from gateways.fuse.api import Buffer
 from gateways.fuse.server import FuseServer
 from gateways.fuse.wire.constants import Notify
 
@@ -29,6 +30,7 @@ THREADS: Final = 4
 #: After this the answer goes out all the same; the pages still go.
 PATIENCE_S: Final = 2.0
 _MESSAGE: Final = struct.Struct("=IiQQqq")
+_STORE: Final = struct.Struct("=IiQQQII")
 #: The kernel doesn't know the inode, or the mount is gone.
 _USUAL: Final = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF)
 
@@ -44,7 +46,16 @@ class PageInvalidator:
         fd = self._server.fd
         if fd < 0:
             return
-        message = _MESSAGE.pack(_MESSAGE.size, Notify.INVAL_INODE, 0, ino, 0 if content else -1, 0)
+        await self._write(fd, ino, _MESSAGE.pack(_MESSAGE.size, Notify.INVAL_INODE, 0, ino, 0 if content else -1, 0))
+
+    async def push(self, ino: int, offset: int, data: Buffer) -> None:
+        """For `VFS.push`: the kernel's pages have these bytes, and a file that was shorter ends behind them."""
+        fd = self._server.fd
+        if fd >= 0:
+            head = _STORE.pack(_STORE.size + len(data), Notify.STORE, 0, ino, offset, len(data), 0)
+            await self._write(fd, ino, head + bytes(data))
+
+    async def _write(self, fd: int, ino: int, message: bytes) -> None:
         done = asyncio.get_running_loop().run_in_executor(self._threads, _write, fd, message)
         try:
             await asyncio.wait_for(asyncio.shield(done), PATIENCE_S)
