@@ -22,10 +22,13 @@ def test_a_reader_sees_what_was_appended_and_nothing_else(size: float, flags: tu
         _append_and_follow(two, two.b, size)
 
 
-@sizes(fast=5, heavy=60)
-def test_readers_on_the_appending_mount_see_it_as_well(size: float) -> None:
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_readers_on_the_appending_mount_see_it_as_well() -> None:
+    """On a machine with more work than cores this may fail, see the limits in docs/fuse.md: a stat that comes between
+    our answer to a write and the writer's waking up shows the new end, and the kernel doesn't know it yet."""
     with pair() as two:
-        _append_and_follow(two, two.a, size)
+        _append_and_follow(two, two.a, 60)
 
 
 def _append_and_follow(two: Pair, reading: Path, seconds: float) -> None:
