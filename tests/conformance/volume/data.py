@@ -20,7 +20,7 @@ class Data(VolumeBase):
         f, _ = await meta.create(ROOT, b"f")
         with meta.store.round_trips() as n:
             attr = await meta.write_slices(f, 0, [Slice(10, 7001, 100, 0, 100)], NOW)
-        assert n.count == 2
+        assert n.count == (2 if meta.store.recent is None else 1)  # what this client made is known to it
         assert (attr.length, attr.mtime_ns) == (110, NOW)
         attr = await meta.write_slices(f, 2, [Slice(0, 7002, 5, 0, 5)], NOW + 1)
         assert attr.length == 2 * CHUNK_SIZE + 5
