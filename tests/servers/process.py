@@ -30,8 +30,9 @@ def missing(what: str, hint: str) -> None:
 
 
 def require(program: str, hint: str) -> str:
-    """Path of a program on PATH or in the cache (`CACHE/bin`), else skip or fail."""
-    found = shutil.which(program) or shutil.which(program, path=str(CACHE / "bin"))
+    """Path of a program in the cache (`CACHE/bin`) or on PATH, else skip or fail."""
+    # What was installed for the tests has the version that they were written for.
+    found = shutil.which(program, path=str(CACHE / "bin")) or shutil.which(program)
     if not found:
         missing(program, hint)
     assert found

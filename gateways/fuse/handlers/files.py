@@ -18,6 +18,7 @@ from core.errors import FsError
 from gateways.fuse.api import Answer, Buffer, Call, Reply
 from gateways.fuse.handlers import resent
 from gateways.fuse.handlers.translate import Translate
+from gateways.fuse.operations import unsupported
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
     FOPEN_DIRECT_IO,
@@ -142,6 +143,9 @@ class FileHandlers(Translate):
         return b""
 
     async def lseek(self, call: Call, fh: int, offset: int, whence: int) -> Reply:
+        if self.posix.writeback_cache:
+            # What the kernel hasn't sent yet would look like a hole. It does without us from now on: all is data.
+            raise unsupported("finding holes with writeback_cache")
         return replies.lseek(await self.posix.seek(fh, call.nodeid, offset, whence))
 
     async def copy_file_range(

@@ -42,6 +42,7 @@ _LACKS: Final[dict[str, dict[str, str]]] = {
     "redis": {"whole_deletion": "deletion goes by the length of a file, so chunks beyond a cut are left to fsck"},
     "writeback_cache": {
         "fresh_blocks": "with writeback_cache the kernel shows st_blocks as old as its attribute cache",
+        "holes_seen": "with writeback_cache the kernel holds bytes that we don't know, so all of a file is data",
         "ctime_of_ioctl": "with writeback_cache the kernel keeps change times itself and knows nothing of ioctls",
     },
 }

@@ -187,7 +187,8 @@ def touches(found: list[tuple[int, int]], start: int, end: int) -> bool:
 
 
 @pytest.mark.every_engine
-def test_seek_finds_what_was_written_and_where_nothing_was(fd: int) -> None:
+def test_seek_finds_what_was_written_and_where_nothing_was(place: Place, fd: int) -> None:
+    place.require("holes_seen")
     os.pwrite(fd, b"a" * 100_000, 1 * MIB)
     os.pwrite(fd, b"b" * 100_000, 70 * MIB)
     os.ftruncate(fd, 200 * MIB)
@@ -212,7 +213,8 @@ def test_seek_rules(fd: int) -> None:
             os.lseek(fd, -1, whence)
 
 
-def test_seek_in_an_empty_file_and_in_one_hole(fd: int) -> None:
+def test_seek_in_an_empty_file_and_in_one_hole(place: Place, fd: int) -> None:
+    place.require("holes_seen")
     for whence in (os.SEEK_DATA, os.SEEK_HOLE):
         with fails(errno.ENXIO):
             os.lseek(fd, 0, whence)
@@ -223,7 +225,8 @@ def test_seek_in_an_empty_file_and_in_one_hole(fd: int) -> None:
 
 
 @pytest.mark.every_engine
-def test_seek_sees_punched_holes(fd: int) -> None:
+def test_seek_sees_punched_holes(place: Place, fd: int) -> None:
+    place.require("holes_seen")
     os.write(fd, b"d" * (4 * MIB))
     calls.fallocate(fd, PUNCH, MIB, MIB)
     assert os.lseek(fd, 0, os.SEEK_HOLE) == MIB
