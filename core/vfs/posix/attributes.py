@@ -192,7 +192,7 @@ class Attributes(PosixBase):
 
     async def kill_privileges(self, ino: int) -> None:
         """Somebody without the right to keep them changed the content: set-user-id and set-group-id go."""
-        if not self.has_privileges(ino):
+        if self.is_special_inode(ino) or not self.has_privileges(ino):
             return
         real = self.real(ino)
         attr = await self.meta.getattr(real)
