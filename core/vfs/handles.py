@@ -53,8 +53,6 @@ class OpenFile:
         self.writer: FileWriter | None = None
         # How others' changes are told, see `VFS._announce`.
         self.told: Attr | None = None
-        self.told_s = float("-inf")
-        self.answered_s = float("-inf")
         self.notices: set[asyncio.Task[None]] = set()  # to the kernel, under way
         self.switching: asyncio.Future[None] | None = None
         self._asked = self._answered = 0

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.gateways.webdav.door import PASSWORD, USER, Door
+from tests.servers.process import require
 
 
 def run(command: list[str], **options: object) -> str:
@@ -19,10 +17,7 @@ def run(command: list[str], **options: object) -> str:
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is missing: apt-get install {name}")
-    return found
+    return require(name, f"tests/tools/install-needs.sh brings {name}")
 
 
 def tree(folder: Path) -> dict[str, bytes]:

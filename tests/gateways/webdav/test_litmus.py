@@ -5,26 +5,22 @@ from __future__ import annotations
 
 import datetime
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.gateways.webdav.door import PASSWORD, USER, Door
+from tests.servers.process import require
 
-LITMUS = shutil.which("litmus")
-pytestmark = pytest.mark.skipif(LITMUS is None, reason="litmus is missing: apt-get install litmus")
 _SUMMARY = re.compile(r"summary for `\w+': of (\d+) tests run: (\d+) passed, (\d+) failed")
 
 
 def run_litmus(url: str, folder: Path, expected: int = 104) -> None:
-    done = subprocess.run(
-        [str(LITMUS), "-k", url, USER, PASSWORD], cwd=folder, capture_output=True, text=True, timeout=200
-    )
+    litmus = require("litmus", "apt-get install litmus")
+    done = subprocess.run([litmus, "-k", url, USER, PASSWORD], cwd=folder, capture_output=True, text=True, timeout=200)
     text = done.stdout.replace("\r", "\n")
     counts = [tuple(map(int, found)) for found in _SUMMARY.findall(text)]
     assert [each for each in counts if each[2]] == [], text
