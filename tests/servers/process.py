@@ -6,7 +6,9 @@ A missing program is a printed skip on a stranger's machine and a failure with C
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -40,10 +42,27 @@ def require(program: str, hint: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
+    """A port that nobody listens on, and that no other test process is given while this one lives.
+
+    Below the range from which the kernel takes ports of connections, so that none is gone by the time of the bind.
+    """
+    folder = Path(tempfile.gettempdir()) / "sluice-test-ports"
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = random.randrange(10_000, 32_000)
+        claim = os.open(folder / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(claim)
+            continue
+        _claims.append(claim)
         return port
+
+
+_claims: list[int] = []  # open as long as the process lives
 
 
 def accepts(port: int) -> bool:

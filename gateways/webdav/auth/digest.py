@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digest authentication with SHA-256 and MD5, `qop=auth`. No IO.
 
-Nonces are signed time stamps, so every process with the same key accepts them; a replayed counter of a nonce is
-refused by the process that saw it. Source: spec webdav §16.1; RFC 7616.
+Nonces are signed: a time and random bytes, so every process with the same key accepts them and no two clients share
+one. A replayed counter of a nonce is refused by the process that saw it. Source: spec webdav §16.1; RFC 7616.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from gateways.webdav.auth.users import StaticUsers, User
 
 NONCE_S: Final = 300
 _MAX_NONCES: Final = 4096
+_RANDOM: Final = 9  # bytes
 _FIELD: Final = re.compile(r'\s*([A-Za-z0-9_*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,|$)')
 _HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 
@@ -53,12 +55,11 @@ class Digest:
         self._clock = clock
         self._seen: OrderedDict[str, tuple[int, int]] = OrderedDict()  # nonce -> (highest count, bitmap below it)
 
-    def _nonce(self, when: int) -> str:
-        stamp = when.to_bytes(6, "big")
+    def _nonce(self, stamp: bytes) -> str:
         return base64.urlsafe_b64encode(stamp + hmac.digest(self._key, stamp, "sha256")[:18]).decode()
 
     def challenges(self, *, stale: bool = False) -> list[str]:
-        nonce = self._nonce(int(self._clock()))
+        nonce = self._nonce(int(self._clock()).to_bytes(6, "big") + secrets.token_bytes(_RANDOM))
         more = ", stale=true" if stale else ""
         return [
             f'Digest realm="{self._realm}", nonce="{nonce}", qop="auth", algorithm={name}, charset=UTF-8{more}'
@@ -98,9 +99,9 @@ class Digest:
             raw = base64.urlsafe_b64decode(nonce)
         except ValueError:
             return False
-        when = int.from_bytes(raw[:6], "big")
-        if not hmac.compare_digest(self._nonce(when).encode(), nonce.encode("utf-8", "replace")):
+        if not hmac.compare_digest(self._nonce(raw[: 6 + _RANDOM]).encode(), nonce.encode("utf-8", "replace")):
             return False
+        when = int.from_bytes(raw[:6], "big")
         return 0 <= self._clock() - when + 1 <= NONCE_S + 1
 
     def _is_new(self, nonce: str, count: str) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pytest
 from core.object.api import ObjectStore
 from core.object.open import open_store
 from core.object.prefix import PrefixStore
+from core.object.retried import RetriedStore
 from tests.conformance.objectstore.suite import ObjectStoreSuite
 from tests.servers import moto, versitygw
 from tests.servers.process import missing
@@ -51,6 +53,10 @@ class TestMoto(ObjectStoreSuite):
         store = await opened(moto_server)
         yield store
         await store.close()
+
+    async def test_readers_see_the_old_or_the_new_object(self, store: ObjectStore) -> None:
+        # moto answers 500 if an object is replaced in the middle of its answer; volumes try that again.
+        await super().test_readers_see_the_old_or_the_new_object(RetriedStore(store, sleep=lambda _: asyncio.sleep(0)))
 
 
 class TestThroughAioboto3(ObjectStoreSuite):

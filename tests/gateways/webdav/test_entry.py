@@ -34,6 +34,12 @@ def test_wrong_passwords_are_slowed_down(meta_url: str) -> None:
         assert door.ask("OPTIONS", "/").status == 200
 
 
+def test_every_client_has_a_nonce_of_its_own(door: Door) -> None:
+    """One nonce for two clients would make the second one's first request a replay."""
+    challenges = [door.ask("GET", "/", login=None).headers["www-authenticate"] for _ in range(5)]
+    assert len({re.findall('nonce="([^"]+)"', text)[0] for text in challenges}) == 5
+
+
 def test_digest_works_and_a_replay_is_stale(door: Door) -> None:
     challenge = door.ask("GET", "/", login=None)
     assert challenge.status == 401 and "SHA-256" in challenge.headers["www-authenticate"]
