@@ -54,9 +54,9 @@ class Wish(NamedTuple):
         return self.kernel.fsname or f"{'JuiceFS' if self.kernel.subtype == 'juicefs' else 'SluiceFS'}:{name}"
 
     def mount_options(self) -> list[str]:
-        """For mount(2). nosuid and nodev are the default, as for every mount of a user's data."""
+        """For mount(2). As root neither nosuid nor nodev unless asked for, as on a disk; fusermount3 adds both."""
         ours = self.door.session.mount_options()
-        return ["nosuid", "nodev", *ours, *(o for o in self.kernel.mount if o not in ours)]
+        return [*ours, *(o for o in self.kernel.mount if o not in ours)]
 
     def identity(self, fmt: Format) -> dict[str, Any]:
         """What a process that takes this mount over must agree with: the kernel has been told."""

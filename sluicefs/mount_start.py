@@ -96,8 +96,14 @@ def replace_running(found: mounting.Mount, identity: dict[str, Any], program: Pr
         status = messages.receive(sock)
         if not status or status.get("is") != "status":
             return None
-        theirs = status["identity"]
-        differing = sorted(name for name in identity if identity[name] != theirs.get(name))
+        if status["identity"].get("fuse_backend") == "pyfuse3":
+            raise MountError(
+                f"{found.path} is mounted already, and served by pyfuse3, which no other process can follow;"
+                f" `sluice umount {found.path}` first"
+            )
+        ours, theirs = _flat(identity), _flat(status["identity"])
+        # What only one of both knows is an option of a newer version, at its default.
+        differing = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
         if differing:
             raise MountError(
                 f"{found.path} is mounted already with another {', '.join(differing).replace('_', ' ')}; unmount it"
@@ -119,6 +125,12 @@ def replace_running(found: mounting.Mount, identity: dict[str, Any], program: Pr
     return pid
 
 
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Options of the session beside the rest: the error names which one differs."""
+    session = identity.get("session")
+    return {**identity, **session, "session": None} if isinstance(session, dict) else identity
+
+
 # -- a new mount -----------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +142,6 @@ def mount_new(wish: Wish, name: str, identity: dict[str, Any], program: Program,
     if found is None:
         os.close(fd)
         raise MountError(f"{path} was mounted and is gone again; who unmounts it?")
-    mounting.set_read_ahead(path, wish.door.session.max_readahead)
     return Spec(
         mount_point=path, device=found.device, fuse_fd=fd, table_fd=table.create(log_bytes=wish.write_log),
         program=program, identity=identity, log_path=log_path,

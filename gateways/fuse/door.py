@@ -32,6 +32,7 @@ from gateways.fuse.abandoned import Abandoned
 from gateways.fuse.access_log import Observer
 from gateways.fuse.handlers import PosixOperations, Ttl
 from gateways.fuse.invalidation import PageInvalidator
+from gateways.fuse.mount import set_read_ahead
 from gateways.fuse.operations import Operations
 from gateways.fuse.passthrough import PassthroughHandlers
 from gateways.fuse.patience import PatientOperations
@@ -112,6 +113,8 @@ class Door:
             self.volume, self.vfs, root=root, hide=options.posix.hide_internal,
             prefix=options.posix.prefix_internal, options=options.shown, mount_point=options.mount_point,
         )  # fmt: skip
+        # rmr and clone work behind the kernel's back.
+        self.internal.control.name_changed = lambda parent, name: self.server.notify.inval_entry(parent, name)
         config = msgspec.structs.replace(options.posix, root=root)
         self.posix = Posix(self.vfs, config, self._keeper, self.internal)
         self.posix.writeback_cache = options.session.writeback_cache
@@ -130,6 +133,9 @@ class Door:
         if agreed and not agreed["flags"] & Init.HAS_RESEND:
             self.server.observe(Abandoned())
         await self.server.start(fd, agreed)
+        if not agreed:
+            # Only now: the kernel's INIT says what it had before, and our answer can't raise that.
+            await asyncio.to_thread(set_read_ahead, options.mount_point, options.session.max_readahead)
         self.server.channel.may_give_up = is_waiting
         if not agreed and options.passthrough and self.server.negotiated.has(Init.PASSTHROUGH):
             handlers.attach(fd, self._place()).start_afresh()

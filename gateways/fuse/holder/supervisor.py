@@ -43,6 +43,8 @@ class Supervisor:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._program = spec.program
+        # libfuse begins with INIT, which the kernel sends once: the first worker is the last one.
+        self._only_one = spec.identity.get("fuse_backend") == "pyfuse3"
         self._before: Program | None = None  # to go back to if the new one never serves
         self._worker: Child | None = None
         self._next: Child | None = None  # prepared or preparing, while `_worker` serves
@@ -288,6 +290,9 @@ class Supervisor:
     def _died(self, child: Child, code: int, how: str) -> None:
         """A worker that served. One that somebody kills is no bad worker, however often that happens."""
         lived = time.monotonic() - child.serving_s
+        if self._only_one:
+            self._give_up(f"worker {child.pid} {how} after {lived:.1f} s, and no other can follow pyfuse3")
+            return
         self.say("ERROR", f"worker {child.pid} {how} after {lived:.1f} s; another one takes over")
         self._short_lives = self._short_lives + 1 if lived < STABLE_S else 0
         if self._short_lives > MOST_SHORT_LIVES and code != -signal.SIGKILL:
@@ -404,18 +409,23 @@ class Supervisor:
         }  # fmt: skip
 
     def _replace(self, program: Program, sock: socket.socket | None) -> None:
-        busy = self._next is not None or self._stopping_s or self._worker is None or self._worker.state != "serving"
-        if busy:
-            text = "another replacement, a restart or the end of the mount is under way; try again"
+        if refused := self._why_not():
             if sock is not None:
-                messages.send(sock, {"is": "failed", "text": text})
+                messages.send(sock, {"is": "failed", "text": refused})
             else:
-                self.say("WARNING", text)
+                self.say("WARNING", refused)
             return
         self._asking = sock
         self._next = self._spawn(program)
         if self._next is None:
             self._answer({"is": "failed", "text": f"{program.argv[0]} can't be started"})
+
+    def _why_not(self) -> str:
+        if self._only_one:
+            return f"{self._spec.mount_point} is served by pyfuse3, which no other process can follow; unmount it first"
+        if self._next is not None or self._stopping_s or self._worker is None or self._worker.state != "serving":
+            return "another replacement, a restart or the end of the mount is under way; try again"
+        return ""
 
     def _answer(self, message: dict[str, Any]) -> None:
         sock, self._asking = self._asking, None

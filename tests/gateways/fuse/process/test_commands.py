@@ -82,7 +82,7 @@ def test_in_the_background_it_returns_when_the_mount_answers(place: Place) -> No
 def test_it_may_look_like_a_mount_that_scripts_know(place: Place) -> None:
     assert place.mount("-o", "subtype=juicefs,noatime").returncode == 0
     line = next(line for line in Path("/proc/mounts").read_text().splitlines() if str(place.point) in line)
-    assert line.startswith(f"JuiceFS:suite {place.point} fuse.juicefs rw,nosuid,nodev,noatime,")
+    assert line.startswith(f"JuiceFS:suite {place.point} fuse.juicefs rw,noatime,")
 
 
 def test_the_helper_of_mount_takes_an_fstab_line(place: Place) -> None:

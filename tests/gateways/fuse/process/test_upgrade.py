@@ -157,5 +157,5 @@ def test_other_options_for_the_kernel_are_refused_with_their_name() -> None:
         before = serving_worker(mount)
         done = mount_again(mount, "--max-fuse-io", "128K")
         assert done.returncode == 1
-        assert "another session" in done.stderr
+        assert "another max io" in done.stderr
         assert serving_worker(mount) == before
