@@ -63,8 +63,8 @@ compgen -G '/usr/share/fonts/truetype/*' >/dev/null || wanted+=(fonts-dejavu-cor
 # The optional pyfuse3 backend is compiled against it when no wheel fits.
 command -v pkg-config >/dev/null || wanted+=(pkg-config)
 [[ -e /usr/include/fuse3/fuse.h ]] || wanted+=(libfuse3-dev)
-# install [sudo] PACKAGE…: all at once, else one by one, so that one that this release lacks costs only its own tests.
-install() {
+# debian_packages [sudo] PACKAGE…: all at once, else one by one, so that one that this release lacks costs only its own tests.
+debian_packages() {
   local elevate=()
   [[ $1 == sudo ]] && elevate=(sudo -n) && shift
   "${elevate[@]}" apt-get update -q
@@ -80,9 +80,9 @@ if ((${#wanted[@]})); then
   if ! command -v apt-get >/dev/null; then
     failed+=("${wanted[*]} (no apt-get here: install them with your package manager)")
   elif [[ $(id -u) == 0 ]]; then
-    step "${wanted[*]}" install "${wanted[@]}"
+    step "${wanted[*]}" debian_packages "${wanted[@]}"
   elif sudo -n true 2>/dev/null; then
-    step "${wanted[*]}" install sudo "${wanted[@]}"
+    step "${wanted[*]}" debian_packages sudo "${wanted[@]}"
   else
     failed+=("${wanted[*]} (needs root: apt-get install ${wanted[*]})")
   fi

@@ -125,8 +125,8 @@ def token_of(answer: Answer) -> str:
     return answer.headers["lock-token"].strip("<>")
 
 
-def make_volume(folder: Path) -> str:
-    url = f"sqlite3://{folder}/meta.db"
+def make_volume(folder: Path, meta_url: str = "") -> str:
+    url = meta_url or f"sqlite3://{folder}/meta.db"
     subprocess.run(
         [sys.executable, "-m", "sluicefs", "format", url, "davtest", "--bucket", f"{folder}/objects",
          "--trash-days", "0"],
