@@ -19,8 +19,8 @@ import msgspec
 from core.config import Address
 from core.errors import ConfigError, VolumeError
 from core.log import hide
+from core.vfs.temporary import Cleaner
 from core.volume import DEFAULT_BUFFER
-from gateways.s3 import housekeeping
 from gateways.s3.app import Access, S3Application
 from gateways.s3.auth.credentials import Credential, StaticCredentials
 from gateways.s3.config import S3Config
@@ -123,7 +123,7 @@ def run_s3(
             volume.meta.on_fatal = _end_process
             cleaning = None
             if worker.number == 0 and not own.read_only:
-                cleaning = asyncio.create_task(housekeeping.run(app.service))
+                cleaning = asyncio.create_task(Cleaner(volume.fs).run())
             try:
                 yield app
             finally:

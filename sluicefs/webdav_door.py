@@ -7,6 +7,7 @@ Source: spec webdav §16, §21; cli §5.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ import msgspec
 from core.config import Address
 from core.errors import ConfigError, VolumeError
 from core.log import hide
+from core.vfs.temporary import Cleaner
 from core.volume import DEFAULT_BUFFER
 from gateways.webdav.auth.digest import Digest
 from gateways.webdav.auth.door import Doorkeeper
@@ -153,9 +155,15 @@ def run_webdav(
                 export_of=export_of,
             )  # fmt: skip
             volume.meta.on_fatal = _end_process
+            cleaning = None
+            if number == 0 and not own.read_only:
+                cleaning = asyncio.create_task(Cleaner(volume.fs).run())
             try:
                 yield app
             finally:
+                if cleaning is not None:
+                    cleaning.cancel()
+                    await asyncio.gather(cleaning, return_exceptions=True)
                 app.close()
 
     options = Options(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -257,6 +257,30 @@ class Inodes(Rename):
                     self.log_change(tx, "SETXATTR", ino, name, value, 0)
 
         await self.store.transact(body)
+
+    async def update_xattr(self, ino: int, name: bytes, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        """Read one attribute, decide, and write it in one transaction (2 trips), so that no other client's change is
+        lost. change: old value (None: there is none) to the new one, None removes; it may run several times, and what
+        it raises changes nothing. Returns the value that stands now. ENOENT if the inode is gone."""
+        self.require_writable()
+
+        async def body(tx: Tx) -> bytes | None:
+            attr, old = await tx.read(k.node(ino), k.xattr(ino, name))
+            if attr is None:
+                raise FsError(errno.ENOENT, f"inode {ino} does not exist")
+            new = change(old)
+            if new == old:
+                return new
+            self.require_xattr(name, new)
+            if new is None:
+                tx.delete(k.xattr(ino, name))
+                self.log_change(tx, "REMOVEXATTR", ino, name)
+            else:
+                tx.put(k.xattr(ino, name), new)
+                self.log_change(tx, "SETXATTR", ino, name, new, 0)
+            return new
+
+        return await self.store.transact(body)
 
     async def removexattr(self, ino: int, name: bytes, caller: Caller = ROOT_CALLER) -> None:
         self.require_writable()

@@ -16,8 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from core.errors import FsError
+from core.vfs.etags import X_ETAG
 from core.vfs.filesystem import ImplicitDirs
-from gateways.s3.metadata import X_ETAG
 from gateways.s3.service import Service
 
 log = logging.getLogger("sluice.s3")

@@ -74,8 +74,6 @@ class S3Config(msgspec.Struct, frozen=True, kw_only=True):
     # Housekeeping (§4.4).
     #: One body may take so long. Blocks that belong to nothing yet are safe from gc for an hour, ours and JuiceFS's.
     max_body_s: float = 45 * 60
-    stale_after_s: int = 7 * 86400
-    clean_interval_s: int = 86400
 
     @property
     def bucket(self) -> str:

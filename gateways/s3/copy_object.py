@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, identify, synthetic_etag
 from core.vfs.filesystem import Content, Found, Published, SourceChanged
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import check_source, parse_write
@@ -19,7 +20,6 @@ from gateways.s3.errors import S3Error
 from gateways.s3.http import Response
 from gateways.s3.intake import Hashes, Plan, hash_range
 from gateways.s3.keys import parse_copy_source
-from gateways.s3.metadata import X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, identify, synthetic_etag
 from gateways.s3.objects import check_version, find_object
 from gateways.s3.publish import check_target, publish, publish_directory
 from gateways.s3.put_object import check_upload_headers, chosen_mtime, described

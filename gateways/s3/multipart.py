@@ -15,6 +15,7 @@ import uuid
 from typing import Final
 
 from core.errors import FsError
+from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, identify, plain_ext
 from core.vfs.filesystem import Content, ImplicitDirs, SourceChanged
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import parse_write
@@ -26,18 +27,7 @@ from gateways.s3.http import Response
 from gateways.s3.intake import Hashes, Plan, Receipt, hash_range, plan_body, receive
 from gateways.s3.keys import parse_part_number
 from gateways.s3.list_objects import parse_limit
-from gateways.s3.metadata import (
-    X_ETAG,
-    X_EXT,
-    X_META,
-    X_OBJECT,
-    X_TAGS,
-    Ext,
-    encode_ext,
-    identify,
-    pack_parts,
-    plain_ext,
-)
+from gateways.s3.metadata import X_OBJECT, pack_parts
 from gateways.s3.publish import check_target, find_target, publish
 from gateways.s3.put_object import check_upload_headers, described
 from gateways.s3.ranges import parse_copy_range

@@ -13,6 +13,7 @@ from typing import Final
 from core.errors import FsError
 from core.meta.records import FILE
 from core.object.api import Buffer
+from core.vfs.etags import X_TAGS, Ext, identify
 from core.vfs.filesystem import Found
 from gateways.s3 import xml
 from gateways.s3.conditions import not_modified
@@ -20,7 +21,7 @@ from gateways.s3.errors import S3Error
 from gateways.s3.http import Response, ResponseBody
 from gateways.s3.keys import parse_part_number
 from gateways.s3.list_objects import parse_limit
-from gateways.s3.metadata import X_TAGS, Ext, explicit_dir, identify, meta_headers, part_count, wire
+from gateways.s3.metadata import explicit_dir, meta_headers, part_count, wire
 from gateways.s3.ranges import parse_range, part_range
 from gateways.s3.service import Call, Service, xml_response
 from gateways.s3.xml import ObjectParts

@@ -14,10 +14,11 @@ from typing import Final
 
 from core.errors import FsError, MetaError
 from core.vfs.api import Condition
+from core.vfs.etags import identify
 from core.vfs.filesystem import Content, Found, Published, SourceChanged
 from gateways.s3.conditions import WriteConditions
 from gateways.s3.errors import Context, S3Error, from_errno
-from gateways.s3.metadata import explicit_dir, identify
+from gateways.s3.metadata import explicit_dir
 from gateways.s3.objects import opened
 from gateways.s3.service import Service
 

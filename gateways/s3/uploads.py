@@ -15,17 +15,17 @@ from typing import Final, NamedTuple
 
 from core.errors import FsError
 from core.meta.records import DIRECTORY, FILE, Attr
-from core.meta.store import DirEntry
+from core.vfs.etags import Ext, decode_ext, identify
 from core.vfs.filesystem import Found
+from core.vfs.temporary import list_all
 from gateways.s3.config import MAX_PARTS
 from gateways.s3.errors import S3Error
 from gateways.s3.keys import check_upload_id
-from gateways.s3.metadata import X_OBJECT, Ext, decode_ext, identify
+from gateways.s3.metadata import X_OBJECT
 from gateways.s3.service import Service
 
 #: Only names of this length are uploads (§4.4).
 ID_LENGTH: Final = 36
-_PAGE: Final = 1000
 
 
 class Upload(NamedTuple):
@@ -97,23 +97,6 @@ async def find_upload(service: Service, bucket: str, key: bytes, upload_id: str)
     return upload
 
 
-async def list_all(service: Service, ino: int, *, attrs: bool = True) -> list[DirEntry]:
-    """Every entry of a directory that may have gone meanwhile."""
-    out: list[DirEntry] = []
-    after = b""
-    while True:
-        try:
-            page = await service.fs.list_dir(ino, after, _PAGE, attrs=attrs)
-        except FsError as e:
-            if e.errno in (errno.ENOENT, errno.ENOTDIR):
-                return out
-            raise
-        out += page
-        if len(page) < _PAGE:
-            return out
-        after = page[-1].name
-
-
 async def list_uploads(service: Service, bucket: str) -> list[Upload]:
     """All uploads of a bucket, in no order. Trips: one per HEX3 directory (at once) and one for the attributes."""
     root = service.sys_path(bucket, b"uploads")
@@ -123,9 +106,9 @@ async def list_uploads(service: Service, bucket: str) -> list[Upload]:
         if e.errno in (errno.ENOENT, errno.ENOTDIR):
             return []
         raise
-    top = [e for e in await list_all(service, found.ino) if e.type == DIRECTORY and e.attr is not None]
+    top = [e for e in await list_all(service.fs, found.ino) if e.type == DIRECTORY and e.attr is not None]
     groups = [e for e in top if len(e.name) == 3]
-    listed = await asyncio.gather(*(list_all(service, e.ino) for e in groups))
+    listed = await asyncio.gather(*(list_all(service.fs, e.ino) for e in groups))
     entries = [(root + b"/" + e.name, e) for e in top if len(e.name) == ID_LENGTH]
     for group, inside in zip(groups, listed, strict=True):
         path = root + b"/" + group.name
@@ -165,7 +148,7 @@ async def find_parts(service: Service, upload: Upload, numbers: Sequence[int]) -
 
 async def part_numbers(service: Service, upload: Upload) -> list[int]:
     """Numbers of the parts that are there, ascending."""
-    entries = await list_all(service, upload.ino, attrs=False)
+    entries = await list_all(service.fs, upload.ino, attrs=False)
     return sorted(n for n in (part_number(e.name) for e in entries if e.type == FILE) if n)
 
 

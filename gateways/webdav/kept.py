@@ -1,72 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """What other doors keep beside the bytes of a file, as far as WebDAV shows it: ETag, content type, language, coding.
 
-Pure functions. The rule of ETags is the S3 door's, so that all HTTP doors agree; it is written down here once more
-because a gateway imports no other. Source: spec webdav §4.1, §7, §14; spec s3 §4.1–§4.3.
+Pure functions. What is stored, and the rule of ETags, is `core/vfs/etags.py`, which all HTTP doors share.
+Source: spec webdav §4.1, §7, §14.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from core.meta.records import Attr
+from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, decode_meta, identify, synthetic_etag
 
-X_ETAG: Final = b"s3-etag"
-X_META: Final = b"s3-meta"
-X_TAGS: Final = b"s3-tags"
-X_EXT: Final = b"s3-ext"
 #: What describes the content rather than the file: new content drops it (§8).
 OF_CONTENT: Final = (X_ETAG, X_META, X_TAGS, X_EXT)
 
 DIRECTORY_TYPE: Final = "httpd/unix-directory"
 DEFAULT_TYPE: Final = "application/octet-stream"
 _UNSPECIFIC: Final = frozenset({"", "binary/octet-stream", DEFAULT_TYPE})
-_SYNTHETIC: Final = struct.Struct(">QQq")
-
-
-def synthetic_etag(ino: int, attr: Attr) -> str:
-    raw = _SYNTHETIC.pack(ino, attr.length, attr.mtime_ns)
-    return hashlib.blake2b(raw, digest_size=16).hexdigest() + "-0"
 
 
 def etag_of(ino: int, attr: Attr, xattrs: Mapping[bytes, bytes] | None) -> str:
-    """Without quotes; always strong (spec s3 §4.3)."""
-    if xattrs and (X_ETAG in xattrs or X_EXT in xattrs):
-        stored = xattrs.get(X_ETAG, b"").decode("ascii", "replace")
-        ext = _object(xattrs.get(X_EXT))
-        length = ext.get("len")
-        if length is not None:
-            if length == attr.length and ext.get("mt") == attr.mtime_ns:
-                own = ext.get("etag")
-                return stored or (own if isinstance(own, str) and own else synthetic_etag(ino, attr))
-        elif stored and attr.mtime_ns != attr.ctime_ns:
-            # Written by a JuiceFS gateway: its rename set ctime after the last write; a later write sets both.
-            return stored
-    return synthetic_etag(ino, attr)
-
-
-def _object(raw: bytes | None) -> dict[str, Any]:
-    if not raw:
-        return {}
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    """Of a file, without quotes; always strong."""
+    return identify(ino, attr, xattrs)[0] if xattrs else synthetic_etag(ino, attr)
 
 
 def stored_meta(xattrs: Mapping[bytes, bytes] | None) -> dict[str, str]:
     """s3-meta in lower case, values that can't be headers left out."""
-    raw = xattrs.get(X_META) if xattrs else None
-    return {
-        str(name).lower(): value
-        for name, value in _object(raw).items()
-        if isinstance(value, str) and not any(c in value for c in "\r\n\0")
-    }
+    return {name: value for name, value in decode_meta(xattrs).items() if not any(c in value for c in "\r\n\0")}
 
 
 def content_type(name: bytes, xattrs: Mapping[bytes, bytes] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
+from core.vfs.etags import X_META
 from gateways.webdav import kept
 from gateways.webdav.conditions import range_applies
 from gateways.webdav.dates import http_date
@@ -36,7 +37,7 @@ def headers_of(call: Call, node: Node) -> list[tuple[str, str]]:
         ("Cache-Control", "no-cache"),
         ("X-Content-Type-Options", "nosniff"),
     ]
-    if xattrs and kept.X_META in xattrs:
+    if xattrs and X_META in xattrs:
         meta = kept.stored_meta(xattrs)
         for key, header in (("content-encoding", "Content-Encoding"), ("content-language", "Content-Language")):
             value = meta.get(key, "")

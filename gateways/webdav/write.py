@@ -13,14 +13,15 @@ from typing import Final
 
 from core.errors import FsError, MetaError
 from core.vfs.api import Caller, Condition
+from core.vfs.etags import synthetic_etag
 from core.vfs.filesystem import Content, Published, SourceChanged
+from core.vfs.temporary import new_temporary
 from gateways.webdav import digests, kept
 from gateways.webdav.dates import http_date, parse_epoch_ns
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
 from gateways.webdav.gate import Call
 from gateways.webdav.http import Body, Response
-from gateways.webdav.temporary import new_temporary
 
 _NS: Final = 1_000_000_000
 _SMALL: Final = 64 << 10
@@ -52,7 +53,7 @@ async def put(call: Call, node: Node | None) -> Response:
 
 def written(status: int, published: Published, accepted: bool = False) -> Response:
     headers = [
-        ("ETag", f'"{kept.synthetic_etag(published.ino, published.attr)}"'),
+        ("ETag", f'"{synthetic_etag(published.ino, published.attr)}"'),
         ("Last-Modified", http_date(published.attr.mtime_ns // _NS)),
     ]
     if accepted:

@@ -17,6 +17,7 @@ from core.errors import FsError
 from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from core.vfs.api import Condition
 from core.vfs.filesystem import Content
+from core.vfs.temporary import new_temporary
 from gateways.webdav import kept
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
@@ -25,7 +26,6 @@ from gateways.webdav.layer.library import DAVCollection, DAVError, DAVNonCollect
 from gateways.webdav.names import Path, from_layer, volume_bytes
 from gateways.webdav.properties import live
 from gateways.webdav.properties.patch import Patch
-from gateways.webdav.temporary import new_temporary
 
 _NS: Final = 1_000_000_000
 _EMPTY: Final = Content(0, {})
@@ -321,14 +321,8 @@ async def move(context: Context, node: Node, target: Path) -> None:
     elif not there.is_dir and not end.is_dir:
         await fs.meta.rename(end.found.parent, end.real[-1], parent.ino, target[-1], 0, export.caller)
     else:
-        # Through the temporary area: the source never stands beside what it replaces.
-        folder, name, _ = await new_temporary(fs)
-        await fs.meta.rename(end.found.parent, end.real[-1], folder, name, RENAME_NOREPLACE, export.caller)
-        try:
-            await _put_in_place(context, folder, name, parent, target)
-        except BaseException:
-            await fs.meta.rename(folder, name, end.found.parent, end.real[-1], RENAME_NOREPLACE)
-            raise
+        # An exchange: at no moment is the target missing, and what dies on the way is a file too many, never one lost.
+        await _put_in_place(context, end.found.parent, end.real[-1], parent, target)
     if context.mtime_ns is not None:
         await fs.set_times(end.ino, mtime_ns=context.mtime_ns)
     if context.locks is not None:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
 from core.meta.records import Attr
+from core.vfs.etags import X_META
 from gateways.webdav import kept
 from gateways.webdav.dates import http_date, iso_date, parse_any_ns
 from gateways.webdav.locks.table import Lock
@@ -102,7 +103,7 @@ def _created(r: Resource) -> str:
 
 
 def _language(r: Resource) -> str:
-    if r.attr.is_dir or not r.xattrs or kept.X_META not in r.xattrs:
+    if r.attr.is_dir or not r.xattrs or X_META not in r.xattrs:
         return ""
     text = kept.stored_meta(r.xattrs).get("content-language", "")
     return f"<D:getcontentlanguage>{escape(text)}</D:getcontentlanguage>" if text else ""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from collections.abc import Callable
 
 import pytest
 
@@ -55,6 +57,20 @@ class Attributes(VolumeBase):
         await meta.removexattr(f, b"user.a")
         assert await meta.listxattr(f) == [b"user.b"]
         assert (await meta.getattr(f)).ctime_ns == before.ctime_ns
+
+    async def test_an_xattr_is_updated_by_many_at_once_without_losing_one(self, meta: Meta) -> None:
+        f, _ = await meta.create(ROOT, b"f")
+
+        def added(letter: bytes) -> Callable[[bytes | None], bytes | None]:
+            return lambda old: (old or b"") + letter
+
+        await asyncio.gather(*(meta.update_xattr(f, b"list", added(bytes([97 + n]))) for n in range(8)))
+        assert sorted(await meta.getxattr(f, b"list")) == list(range(97, 105))
+        assert await meta.update_xattr(f, b"list", lambda old: None) is None
+        assert await meta.listxattr(f) == []
+        with pytest.raises(FsError) as e:
+            await meta.update_xattr(f + 1000, b"list", added(b"x"))
+        assert e.value.errno == errno.ENOENT
 
     async def test_acl_rules_are_inherited_and_decide(self, meta: Meta) -> None:
         from core.meta import acl

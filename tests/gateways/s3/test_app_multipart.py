@@ -13,7 +13,7 @@ import pytest
 
 from core.meta.records import DIRECTORY
 from core.vfs.filesystem import SourceChanged
-from gateways.s3.housekeeping import clean
+from core.vfs.temporary import Cleaner
 from tests.gateways.s3.test_app_objects import code_of
 
 MIB = 1 << 20
@@ -393,13 +393,17 @@ def test_stale_leftovers_go_and_young_ones_stay(gateway, s3, fs):
     tmp = b"/.sys/bkt/tmp/abc/abc00000-0000-4000-8000-000000000000"
     fs.add(tmp)
     fs.add(b"/.sys/bkt/tmp/not-ours")
-    week = 8 * 86400 * 10**9
-    for path in (b"/.sys/bkt/uploads/%s/%s" % (i[:3].encode(), i.encode()) for i in (old_id, busy_id)):
-        fs._walk(path).mtime -= week
-    fs._walk(b"/.sys/bkt/uploads/%s/%s/1" % (old_id[:3].encode(), old_id.encode())).mtime -= week
-    fs._walk(tmp).mtime -= week
-    fs._walk(b"/.sys/bkt/tmp/not-ours").mtime -= week
-    assert gateway.run(clean(gateway.app.service)) == 2
+
+    def age(path):
+        node = fs._walk(path)
+        node.mtime = node.ctime = node.mtime - 8 * 86400 * 10**9
+
+    for ident in (old_id, busy_id):
+        age(b"/.sys/bkt/uploads/%s/%s" % (ident[:3].encode(), ident.encode()))
+    age(b"/.sys/bkt/uploads/%s/%s/1" % (old_id[:3].encode(), old_id.encode()))
+    age(tmp)
+    age(b"/.sys/bkt/tmp/not-ours")
+    assert gateway.run(Cleaner(fs).clean()) == 2
     assert [u["UploadId"] for u in s3.list_multipart_uploads(Bucket="bkt")["Uploads"]] == [busy_id]
     assert list(fs._walk(b"/.sys/bkt/tmp").children) == [b"abc", b"not-ours"]
 
