@@ -49,8 +49,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_cache: Literal["auto", "explicit"] = "auto"
     #: fcntl and flock locks are ours, hence global; without, the kernel keeps them for this mount alone.
     locks: bool = True
-    #: open(O_TRUNC) is one request instead of two.
-    atomic_o_trunc: bool = True
+    #: open(O_TRUNC) is one request instead of two. The kernel then learns only afterwards that it mustn't be: a program
+    #: that runs would have been cut by open(O_RDONLY | O_TRUNC), which answers ETXTBSY.
+    atomic_o_trunc: bool = False
     #: We clear suid, sgid and capabilities when asked by flags (HANDLE_KILLPRIV_V2). Without, the kernel asks for the
     #: attribute security.capability before each write.
     kill_privileges: bool = True

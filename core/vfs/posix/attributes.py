@@ -98,6 +98,8 @@ class Attributes(PosixBase):
     async def setattr(self, ino: int, change: Change, caller: Caller) -> Node:
         """Change attributes; the size first, as truncate does, then the rest in one step (2 trips each)."""
         if self.internal is not None and self.internal.is_internal(ino):
+            if change.size is not None and self._aside.taken_for_a_file(caller.pid):
+                raise FsError(errno.ESTALE, f"inode {ino}: the name may be an ordinary file's; look it up again")
             return self.internal.node(ino)  # `echo > .control` must not fail for the truncation
         try:
             return await self._setattr(ino, change, caller)

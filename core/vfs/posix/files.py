@@ -15,9 +15,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
-from core.errors import FsError
+from core.errors import FsError, MetaError
+from core.meta.base import Exists, show
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.records import INTERNAL_BASE, TRASH
 from core.object.api import Buffer
@@ -31,6 +33,7 @@ from core.vfs.posix.nodes import Node
 _ONCE: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 #: One copy request: its answer has 32 bits (semantics §6.6).
 _MAX_COPY: Final = (1 << 32) - (1 << 26)
+_CREATE_TRIES: Final = 5
 
 
 class Files(Locks):
@@ -54,6 +57,8 @@ class Files(Locks):
     async def open(self, ino: int, flags: int, caller: Caller = ROOT_CALLER) -> tuple[int, bool]:
         """A handle number, and whether pages of the file that the client holds are still right (1 trip)."""
         if self.is_special_inode(ino):
+            if flags & (os.O_TRUNC | os.O_APPEND) and self._aside.taken_for_a_file(caller.pid):
+                raise FsError(errno.ESTALE, f"inode {ino}: the name may be an ordinary file's; look it up again")
             return self._add(self.internal.open(ino, flags, caller), ino, flags), False  # type: ignore[union-attr]
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self.require_writable()
@@ -68,13 +73,39 @@ class Files(Locks):
     async def create(
         self, parent: int, name: bytes, flags: int, mode: int, umask: int, caller: Caller = ROOT_CALLER
     ) -> tuple[Node, int]:
-        """Create and open (2 trips, or 1 where the directory is known)."""
+        """Create and open (2 trips, or 1 where the directory is known). `Exists` also without O_EXCL: opening what is
+        there asks for other rights, see `create_or_open`."""
         self.require_writable()
         self.require_free_name(parent, name)
         above = self.real(parent)
-        handle = await self.vfs.create(above, name, flags, mode, umask, caller)
+        handle = await self.vfs.create(above, name, flags | os.O_EXCL, mode, umask, caller)
         self.entries_changed(above)
         return await self._made(handle, flags)
+
+    async def create_or_open(
+        self, parent: int, name: bytes, flags: int, mode: int, umask: int, caller: Caller, checked: Callable[[], Caller]
+    ) -> tuple[Node, int, bool]:
+        """The same; a file of that name that somebody else has made meanwhile is opened, unless O_EXCL is among the
+        flags. checked: who asks, with all groups; needed only then, as nobody else has looked at that file's mode.
+        The last value: pages of the file that the client holds are right. ESTALE: what is there now isn't a file that
+        the caller may open, so the name has to be looked up again."""
+        for _ in range(_CREATE_TRIES):
+            try:
+                return *await self.create(parent, name, flags, mode, umask, caller), True
+            except Exists as e:
+                if flags & os.O_EXCL:
+                    raise
+                found = e.ino
+            try:
+                fh, keep = await self.open(found, flags & ~os.O_CREAT, caller if caller.check else checked())
+                return await self.node(found, await self.vfs.getattr(found)), fh, keep
+            except FsError as e:
+                if e.errno == errno.ENOENT:
+                    continue  # gone again
+                if isinstance(e, MetaError):
+                    raise
+                raise FsError(errno.ESTALE, e.strerror or "") from e
+        raise FsError(errno.ESTALE, f"{show(name)}: others keep making and removing it; open it again")
 
     async def tmpfile(
         self, parent: int, flags: int, mode: int, umask: int, caller: Caller = ROOT_CALLER

@@ -27,6 +27,7 @@ from core.meta.records import (
     FLAG_APPEND,
     FLAG_IMMUTABLE,
     MAX_SYMLINK,
+    ROOT,
     SOCKET,
     SYMLINK,
     TRASH,
@@ -51,7 +52,10 @@ class Names(PosixBase):
         """Find a name (1 trip); `.` and `..` too, for file handles of an NFS server. ENOENT, EACCES, ENAMETOOLONG."""
         if name[:1] == b".":
             special = self.find_special(parent, name)
+            if special is not None and parent != ROOT:
+                return await self._lookup_below(parent, name, caller, special)
             if special is not None:
+                self._aside.found(0, caller.pid)
                 return special
             if name == b".." and parent == 1:
                 name = b"."
@@ -60,9 +64,22 @@ class Names(PosixBase):
             if name == b"." and self.internal is not None and self.internal.is_internal(parent):
                 return self.internal.node(parent)
         self.require_length(name)
+        return await self._lookup(parent, name, caller)
+
+    async def _lookup(self, parent: int, name: bytes, caller: Caller) -> Node:
         since = self.vfs.commits.count
         ino, attr = await self.meta.lookup(self.real(parent), name, caller)
         return await self.node(ino, attr, since)
+
+    async def _lookup_below(self, parent: int, name: bytes, caller: Caller, special: Node) -> Node:
+        """A user's file, or else the special one that is found everywhere."""
+        try:
+            return await self._lookup(parent, name, caller)
+        except FsError as e:
+            if e.errno != errno.ENOENT or self._aside.is_gone(parent):
+                raise
+        self._aside.found(parent, caller.pid)
+        return special
 
     async def readlink(self, ino: int) -> bytes:
         return await self.meta.readlink(self.real(ino))
@@ -141,6 +158,11 @@ class Names(PosixBase):
             ino = await self.meta.unlink(above, name, _authority(caller, above))
         except IsDirectory as e:
             raise FsError(errno.EISDIR, e.strerror or "") from None
+        except FsError as e:
+            if e.errno != errno.ENOENT or not self._shown_below(parent, name):
+                raise
+            self._aside.go(parent)
+            return
         self.entry_removed(above, name)
         self.entries_changed(above)
         self.changed(ino)
@@ -174,6 +196,8 @@ class Names(PosixBase):
             else:
                 ino = await self.meta.rename(source, name, target, new_name, flags, who)
         except FsError as e:
+            if e.errno == errno.ENOENT and not flags & RENAME_EXCHANGE and self._shown_below(parent, name):
+                raise FsError(errno.EPERM, f"{show(name)}: is special; it can't be renamed") from None
             if e.errno == errno.EPERM and await self._is_inside(target, source, name):
                 raise FsError(errno.EINVAL, f"{show(name)}: a directory can't move below itself") from None
             raise
@@ -185,6 +209,9 @@ class Names(PosixBase):
         self.entries_changed(source)
         self.entries_changed(target)
         self.changed(ino)
+
+    def _shown_below(self, parent: int, name: bytes) -> bool:
+        return parent != ROOT and self.find_special(parent, name) is not None and not self._aside.is_gone(parent)
 
     async def _require_unmarked(self, parent: int, name: bytes) -> None:
         """The engine asks only whether the directory above is marked immutable or append-only (semantics §4.6). This

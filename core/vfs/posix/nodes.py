@@ -21,6 +21,7 @@ from core.meta.meta import Meta
 from core.meta.records import DIRECTORY, FILE, MAX_NAME, ROOT, TRASH, TRASH_NAME, Attr
 from core.vfs.keeper import Keeper, NoKeeper
 from core.vfs.layouts import LEAST
+from core.vfs.posix.aside import Aside
 from core.vfs.posix.config import PosixConfig
 from core.vfs.vfs import VFS
 
@@ -76,6 +77,7 @@ class PosixBase:
         self._listings: dict[int, set[Listing]] = {}  # real directory -> open listings that hold entries of it
         self._told: OrderedDict[int, Attr] = OrderedDict()  # directories whose attributes were told lately
         self._removed: OrderedDict[int, Attr] = OrderedDict()  # those that were removed here since
+        self._aside = Aside()
         self._acl = self.config.acl
         self._no_acl: dict[int, float] = {}  # inodes that were seen to have no ACL, and when; only with ACLs
         self._acl_set: OrderedDict[int, None] = OrderedDict()  # those that got one here: looks may be from before
@@ -183,7 +185,12 @@ class PosixBase:
         return self.internal.find(parent, name)
 
     def is_special(self, parent: int, name: bytes) -> bool:
-        return name[:1] == b"." and (self.is_trash(parent, name) or self.find_special(parent, name) is not None)
+        """Is the name taken by the mount? Only in its root: what is found elsewhere gives way to files of users."""
+        return (
+            parent == ROOT
+            and name[:1] == b"."
+            and (self.is_trash(parent, name) or self.find_special(parent, name) is not None)
+        )
 
     def is_special_inode(self, ino: int) -> bool:
         return self.internal is not None and self.internal.is_internal(ino)

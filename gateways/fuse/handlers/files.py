@@ -15,6 +15,9 @@ import stat
 from typing import Final
 
 from core.errors import FsError
+from core.meta.caller import Caller
+from core.vfs.internal.inodes import ACCESS_LOG, CONTROL
+from core.vfs.posix.nodes import Node
 from gateways.fuse.api import Answer, Buffer, Call, Reply
 from gateways.fuse.handlers import resent
 from gateways.fuse.handlers.translate import Translate
@@ -32,6 +35,8 @@ from gateways.fuse.wire.constants import (
 
 #: Files that are read past the page cache can be mapped all the same (DIRECT_IO_ALLOW_MMAP).
 DIRECT_MMAP: Final = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 6)
+#: Special files that have no positions.
+_STREAMS: Final = (ACCESS_LOG, CONTROL)
 
 
 class FileHandlers(Translate):
@@ -48,7 +53,8 @@ class FileHandlers(Translate):
             # The name led here when it was looked up; it may lead elsewhere now. The kernel looks again then.
             raise FsError(errno.ESTALE, e.strerror or "") from e
         if self.posix.is_special_inode(call.nodeid):
-            return replies.opened(fh, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE)
+            stream = FOPEN_NONSEEKABLE if call.nodeid in _STREAMS else 0
+            return replies.opened(fh, FOPEN_DIRECT_IO | stream)
         if open_flags & OPEN_KILL_SUIDGID:
             await self.posix.kill_privileges(call.nodeid)
         flags_out = self._open_flags(flags, keep)
@@ -58,15 +64,32 @@ class FileHandlers(Translate):
         return replies.opened(fh, flags_out)
 
     async def create(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
-        caller, umask = self.caller(call), self.umask(umask)
+        caller, umask, keep = self.caller(call), self.umask(umask), True
         try:
-            node, fh = await self.posix.create(call.nodeid, name, flags, mode, umask, caller)
+            if call.resent:
+                node, fh = await self.posix.create(call.nodeid, name, flags, mode, umask, caller)
+            else:
+                # The kernel takes what we answer for a new file, whose mode needn't be looked at.
+                node, fh, keep = await self.posix.create_or_open(
+                    call.nodeid, name, flags, mode, umask, caller, lambda: self.checked_caller(call)
+                )
         except FsError as e:
             if not call.resent:
                 raise
+            node, fh = await self._created_before(call, e, name, flags, mode, umask, caller)
+        return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, keep)))
+
+    async def _created_before(
+        self, call: Call, e: FsError, name: bytes, flags: int, mode: int, umask: int, caller: Caller
+    ) -> tuple[Node, int]:
+        try:
             node = await resent.made_file(self.posix, e, call.nodeid, name, stat.S_IMODE(mode), umask, caller)
-            fh, _ = await self.posix.open(node.ino, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), caller)
-        return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, True)))
+        except FsError:
+            if e.errno != errno.EEXIST or flags & os.O_EXCL:
+                raise
+            raise FsError(errno.ESTALE, e.strerror or "") from e  # somebody else's file: the kernel opens it
+        fh, _ = await self.posix.open(node.ino, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), caller)
+        return node, fh
 
     async def tmpfile(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
         node, fh = await self.posix.tmpfile(call.nodeid, flags, mode, self.umask(umask), self.caller(call))

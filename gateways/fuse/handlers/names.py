@@ -7,9 +7,10 @@ import errno
 from collections.abc import Sequence
 
 from core.errors import FsError
+from core.meta.records import ROOT
 from gateways.fuse.api import Buffer, Call
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate, stale
+from gateways.fuse.handlers.translate import Translate, pack, stale
 from gateways.fuse.wire import replies
 
 
@@ -18,7 +19,10 @@ class NameHandlers(Translate):
 
     async def lookup(self, call: Call, name: bytes) -> Buffer:
         try:
-            return self.entry(await self.posix.lookup(call.nodeid, name, self.caller(call)))
+            node = await self.posix.lookup(call.nodeid, name, self.caller(call))
+            if call.nodeid != ROOT and self.posix.is_special_inode(node.ino):
+                return replies.entry(node.ino, pack(node), 0.0, 0.0)  # it gives way to a user's file
+            return self.entry(node)
         except FsError as e:
             if e.errno == errno.ENOENT and self.ttl.negative > 0:
                 return replies.negative_entry(self.ttl.negative)

@@ -76,6 +76,11 @@ class Translate(Operations):
         squash = self._config.all_squash or (self._config.root_squash if call.uid == 0 else None)
         if squash is not None:
             return Caller(squash[0], (squash[1],), call.pid)
+        return self.checked_caller(call)
+
+    @staticmethod
+    def checked_caller(call: Call) -> Caller:
+        """Who asks, with all groups, for what the kernel has not checked."""
         groups = supplementary_groups(call.pid) if call.uid else ()
         return Caller(call.uid, (call.gid, *groups), call.pid)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Any
 
-from core.meta.caller import ROOT_CALLER
+from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.records import CHUNK_SIZE
 from core.vfs.posix.files import Files
 from tests.unit.chunk.doubles import BLOCK, noise, settle
-from tests.unit.vfs.posix.names_mount import ROOT, Mount, PosixSuite, refused
+from tests.unit.vfs.posix.names_mount import KERNEL, ROOT, Mount, PosixSuite, refused
 
 RW = os.O_RDWR
 DATA, HOLE = os.SEEK_DATA, os.SEEK_HOLE
@@ -19,7 +20,8 @@ DATA, HOLE = os.SEEK_DATA, os.SEEK_HOLE
 
 async def create(mount: Mount, name: bytes = b"f", flags: int = RW, data: bytes = b"") -> tuple[int, int]:
     """Inode and handle."""
-    node, fh = await mount.posix.create(ROOT, name, flags | os.O_CREAT, 0o644, 0)
+    made = await mount.posix.create_or_open(ROOT, name, flags | os.O_CREAT, 0o644, 0, ROOT_CALLER, lambda: ROOT_CALLER)
+    node, fh, _ = made
     if data:
         await write(mount, fh, node.ino, 0, data)
     return node.ino, fh
@@ -86,6 +88,32 @@ class TestOpening(PosixSuite):
         await refused(errno.ENAMETOOLONG, mount.posix.create(ROOT, b"x" * 256, RW, 0o644, 0))
         await refused(errno.EEXIST, mount.posix.create(ROOT, b".trash", RW, 0o644, 0))
         await close(mount, fh, ino)
+
+    async def test_a_file_that_somebody_else_made_meanwhile_is_opened_with_its_own_rights(self, mount: Mount) -> None:
+        """The kernel asks to create, and takes whatever is opened for new: it looks at no mode."""
+
+        async def ask(name: bytes, flags: int = RW, who: Caller = KERNEL) -> bytes:
+            node, fh, _ = await mount.posix.create_or_open(
+                ROOT, name, flags | os.O_CREAT, 0o644, 0, who, lambda: Caller(who.uid, who.gids, who.pid)
+            )
+            found = await read(mount, fh, node.ino)
+            await close(mount, fh, node.ino)
+            return found
+
+        ino = await stored(mount, b"f", b"theirs")
+        await refused(errno.ESTALE, ask(b"f"))
+        assert (await mount.attr(ino)).length == 6
+        await refused(errno.ESTALE, ask(b"f", RW | os.O_TRUNC))
+        assert (await mount.attr(ino)).length == 6
+        assert await ask(b"f", os.O_RDONLY) == b"theirs"
+        assert await ask(b"f", who=Caller(0, (0,), 0, False)) == b"theirs"
+        await refused(errno.EEXIST, ask(b"f", RW | os.O_EXCL))
+        await mount.mkdir(b"d")
+        await mount.posix.mknod(ROOT, b"fifo", stat.S_IFIFO | 0o666, 0, 0, ROOT_CALLER)
+        await mount.posix.symlink(ROOT, b"link", b"f", ROOT_CALLER)
+        for name in (b"d", b"fifo", b"link"):  # none that this could open; the kernel can, once it knows
+            await refused(errno.ESTALE, ask(name, who=Caller(0, (0,), 0, False)))
+        assert not mount.posix.handles and not mount.client.meta.open_files
 
     async def test_truncating_opens_set_the_times_of_empty_files_too(self, mount: Mount) -> None:
         ino = await stored(mount, b"f", b"")
