@@ -275,44 +275,6 @@ def test_serve_mounts_several_folders(place: Place) -> None:
     assert (working.returncode, place.type(), mount_type(other)) == (0, None, None)
 
 
-def test_a_user_mounts_by_the_helper_of_fuse() -> None:
-    require_fuse()
-    require("fusermount3", "apt install fuse3")
-    setpriv = require("setpriv", "apt install util-linux")
-    folder = fast_folder("sluice-user-")
-    try:
-        url = f"sqlite3://{folder}/meta.db"
-        make_volume(url, folder)
-        subprocess.run(["chown", "-R", "65534:65534", str(folder)], check=True)
-        become = [setpriv, "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-        env = {**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"}
-        if not os.stat("/dev/fuse").st_mode & 0o006:
-            pytest.skip("/dev/fuse is for root alone here; most systems have mode 666")
-        probe = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sluicefs'], check=True)"
-        if subprocess.run(
-            [*become, sys.executable, "-c", probe], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
-        ).returncode:
-            pytest.skip("the tree or its interpreter is closed to other users")
-        point = folder / "mnt"
-        program = [*become, sys.executable, "-m", "sluicefs"]
-        done = subprocess.run([*program, "mount", "-d", "--metrics", "off", url, str(point)], cwd=ROOT, env=env,
-                              capture_output=True, text=True, timeout=60)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        try:
-            assert mount_type(point) == "fuse.sluicefs"
-            script = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text('mine'); print(p.read_text())"
-            command = [*become, sys.executable, "-c", script, str(point / "f")]
-            out = subprocess.run(command, capture_output=True, text=True)
-            assert out.stdout == "mine\n", out.stderr
-        finally:
-            ended = subprocess.run([*program, "umount", str(point)], cwd=ROOT, env=env, capture_output=True, text=True,
-                                   timeout=60)  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
-        assert mount_type(point) is None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def test_a_stuck_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP is the purest kind of being stuck. The holder's patience is in its specification."""
     monkeypatch.setenv("SLUICE_HANG_TIMEOUT", "1")

@@ -30,8 +30,18 @@ def test_killed_workers_cost_a_pause_and_nothing_else(engine: str) -> None:
     survive(engine, 8, 3.0)
 
 
+def test_what_the_kernel_reads_by_itself_stays_right_over_kills() -> None:
+    survive("sqlite", 8, 2.0, "--passthrough")
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1800)
+def test_a_hundred_kills_with_passthrough() -> None:
+    survive("redis", 100, 2.0, "--passthrough")
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("engine", ["sqlite", "redis", "postgres"])
 def test_a_hundred_kills(engine: str) -> None:
-    survive(engine, 100, 4.0)
+    survive(engine, 100, 2.0)

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.gateways.fuse.mounts import Mount, fast_folder, make_volume, running
 from tests.gateways.fuse.process.running import expect_complaints, load, log_of, serving_worker
+from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server, require, wait_for
 
 
@@ -36,8 +38,13 @@ def redis() -> Iterator[Server]:
 
 @pytest.fixture
 def mount(redis: Server) -> Iterator[Mount]:
+    with outlasting(f"redis://127.0.0.1:{redis.port}/1") as mount:
+        yield mount
+
+
+@contextmanager
+def outlasting(url: str) -> Iterator[Mount]:
     folder = fast_folder("sluice-outage-")
-    url = f"redis://127.0.0.1:{redis.port}/1"
     make_volume(url, folder)
     try:
         with running(Mount(url, folder, "--enable-xattr")) as mount:
@@ -47,14 +54,31 @@ def mount(redis: Server) -> Iterator[Mount]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def restarts(redis: Server, mount: Mount, times: int, away_s: float) -> None:
+class Postgres(PostgresServer):
+    def kill(self) -> None:
+        """A new server refuses to start while a process of the old one has its memory."""
+        super().kill()
+        wait_for(lambda: not self._left(), what="the end of the server's processes")
+
+    def _left(self) -> list[str]:
+        lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+        return [line for line in lines if str(self.folder) in line]
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+def restarts(server: Server, mount: Mount, times: int, away_s: float) -> None:
     with load(mount, most_s=100 + times * 30) as working:
         rng = random.Random(working.seed)
         for _ in range(times):
             time.sleep(rng.uniform(0.3, 1.5))
-            redis.kill()
+            server.kill()
             time.sleep(rng.uniform(0, away_s))
-            redis.start()
+            server.start()
             working.require_alive()
         print(working.finish())
     mount.check()
@@ -68,6 +92,18 @@ def test_requests_wait_for_a_server_that_was_killed(redis: Server, mount: Mount)
 @pytest.mark.timeout(1200)
 def test_twenty_restarts_some_longer_than_the_engine_waits(redis: Server, mount: Mount) -> None:
     restarts(redis, mount, 20, 15)
+
+
+def test_requests_wait_for_a_killed_postgres(postgres: Postgres) -> None:
+    with outlasting(postgres.create("outage")) as mount:
+        restarts(postgres, mount, 2, 3)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+def test_twenty_restarts_of_postgres(postgres: Postgres) -> None:
+    with outlasting(postgres.create("outage")) as mount:
+        restarts(postgres, mount, 20, 15)
 
 
 def test_longer_than_the_engine_waits_by_itself(redis: Server, mount: Mount) -> None:
