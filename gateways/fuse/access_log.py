@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,14 +74,24 @@ class Observer:
             channel._methods.update(watched if on else plain)
             replies.clear()
 
-        count, log, slow_s = self._metrics.fuse, self._log, self._slow_s
+        log, slow_s, metrics = self._log, self._slow_s, self._metrics
+        by_method, cells, buckets = metrics.fuse_by_method, metrics.fuse_ops.cells, metrics.fuse_ops.buckets
 
         def answered(call: Call, name: str, args: Args, error: int, seconds: float, size: int) -> None:
-            if log.listening or seconds >= slow_s or name == "write" or call[1] >= INTERNAL_BASE:
-                reply = replies.pop(call.unique, None)
-                self.on_answer(call, name, args, error, seconds, size, reply)
-            else:
-                count(name, seconds, error, size)
+            if log.listening or seconds >= slow_s or call[1] >= INTERNAL_BASE:
+                self.on_answer(call, name, args, error, seconds, size, replies.pop(call.unique, None))
+                return
+            # What `Metrics.fuse` does, without its frame.
+            method = by_method.get(name) or metrics.fuse_method(name)
+            method.count += 1
+            method.seconds += seconds
+            cells[bisect_left(buckets, seconds)] += 1
+            if error:
+                metrics.fuse_errors[error] = metrics.fuse_errors.get(error, 0) + 1
+            elif name == "read":
+                metrics.fuse_read.observe(size)
+            elif name == "write":
+                metrics.fuse_written.observe(len(args[2]))
 
         channel.on_answer = answered
         self._log.on_listening = listening

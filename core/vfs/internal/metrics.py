@@ -94,9 +94,7 @@ class Metrics:
 
     def fuse(self, name: str, seconds: float, error: int, size: int) -> None:
         """A request of the kernel was answered. size: bytes that a read or write moved."""
-        method = self.fuse_by_method.get(name)
-        if method is None:
-            method = self.fuse_by_method[name] = Operation()
+        method = self.fuse_by_method.get(name) or self.fuse_method(name)
         method.count += 1
         method.seconds += seconds
         self._fuse_cells[bisect_left(_OPS, seconds)] += 1  # count and sum of them all follow from the methods
@@ -106,6 +104,9 @@ class Metrics:
             self.fuse_read.observe(size)
         elif name == "write":
             self.fuse_written.observe(size)
+
+    def fuse_method(self, name: str) -> Operation:
+        return self.fuse_by_method.setdefault(name, Operation())
 
     def object_request(self, method: str, seconds: float, size: int) -> None:
         found = self.objects.get(method)
