@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.s3.http import Application, Request, Response
-from gateways.s3.workers import Options, Worker, serve
+from gateways.http.messages import Application, Request, Response
+from gateways.http.workers import Options, Worker, serve
 
 # As many headers as an S3 answer has.
 _HEADERS = [

@@ -21,12 +21,12 @@ from core.errors import ConfigError, VolumeError
 from core.log import hide
 from core.vfs.temporary import Cleaner
 from core.volume import DEFAULT_BUFFER
+from gateways.http.messages import Application
+from gateways.http.server import Limits
+from gateways.http.workers import Options, Worker, serve
 from gateways.s3.app import Access, S3Application
 from gateways.s3.auth.credentials import Credential, StaticCredentials
 from gateways.s3.config import S3Config
-from gateways.s3.http import Application
-from gateways.s3.server import Limits
-from gateways.s3.workers import Options, Worker, serve
 from sluicefs.options import DURATION, chain, option, size, volume_options
 from sluicefs.setting_access import metadata
 from sluicefs.volume import opened

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from core.vfs.api import ROOT_CALLER, Caller
 from core.vfs.filesystem import FileSystem
+from gateways.http.messages import Application, BadRequest, IncompleteBody, Request, Response, SlowBody
 from gateways.s3.auth import Credentials, authenticate, hoisted_headers
 from gateways.s3.auth.model import Kind
 from gateways.s3.config import S3Config
 from gateways.s3.errors import Context, S3Error, error_xml, from_exception
-from gateways.s3.http import Application, IncompleteBody, Request, Response, SlowBody
 from gateways.s3.keys import bucket_from_host, key_text, parse_path
 from gateways.s3.operations import CONTEXTS, HANDLERS
 from gateways.s3.routing import action_of, operation_of, parse_query
 from gateways.s3.service import XML_TYPE, Call, Service
+from gateways.s3.xml_text import DECLARATION, escape
 
 log = logging.getLogger("sluice.s3")
 
@@ -174,6 +176,17 @@ class S3Application(Application):
 
     # -- failures ------------------------------------------------------------------------------------------------
 
+    def refusal(self, error: BadRequest) -> Response:
+        return _bare_error(error.status, error.code, error.message)
+
+    def failure(self, request: Request, error: BaseException) -> Response:
+        answer = from_exception(error) if isinstance(error, OSError) else S3Error("InternalError")
+        # The object was found: what failed later is no answer about the request.
+        answer = answer if answer.status >= 500 else S3Error("InternalError")
+        response = _bare_error(answer.status, answer.code, answer.message)
+        response.headers.extend(answer.headers)
+        return response
+
     def _failure(self, call: Call, error: S3Error, cause: BaseException) -> Response:
         headers = list(error.headers)
         close = isinstance(cause, IncompleteBody | SlowBody)
@@ -205,6 +218,16 @@ _STREAMING: Final = frozenset({"PutObject", "UploadPart"})
 
 #: The bucket policy is asked per key, or the answer to the unentitled is no error.
 _AUTHORIZE_THEMSELVES: Final = frozenset({"DeleteObjects", "ListBuckets", "Preflight", "PostObject"})
+
+
+def _bare_error(status: int, code: str, message: str) -> Response:
+    """An answer that names no resource: the request never reached a handler, or its body broke off at the start."""
+    request_id = secrets.token_hex(8).upper()
+    body = (
+        f"{DECLARATION}<Error><Code>{code}</Code><Message>{escape(message)}</Message>"
+        f"<RequestId>{request_id}</RequestId></Error>"
+    )
+    return Response(status, [XML_TYPE, ("x-amz-request-id", request_id)], body.encode(), close=True)
 
 
 def _log_failure(call: Call, error: S3Error, cause: BaseException) -> None:

@@ -14,10 +14,10 @@ from typing import Final
 
 from core.errors import FsError
 from core.meta.records import DIRECTORY
+from gateways.http.messages import Response
 from gateways.s3 import bucket_metadata, tags, xml
 from gateways.s3.documents import read_document
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.keys import check_bucket_name, valid_bucket_name
 from gateways.s3.listing import Query, list_page
 from gateways.s3.service import XML_TYPE, Call, Service, xml_response

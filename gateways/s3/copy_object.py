@@ -14,10 +14,10 @@ import msgspec
 
 from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, identify, synthetic_etag
 from core.vfs.filesystem import Content, Found, Published, SourceChanged
+from gateways.http.messages import Response
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import check_source, parse_write
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.intake import Hashes, Plan, hash_range
 from gateways.s3.keys import parse_copy_source
 from gateways.s3.objects import check_version, find_object

@@ -18,11 +18,11 @@ from core.errors import FsError
 from core.vfs.api import Condition
 from core.vfs.etags import X_EXT, decode_ext, encode_ext, identify
 from core.vfs.filesystem import Found
+from gateways.http.messages import Response
 from gateways.s3 import xml
 from gateways.s3.conditions import DeleteConditions, delete_conditions, parse_delete
 from gateways.s3.documents import read_document
 from gateways.s3.errors import Context, S3Error, from_exception
-from gateways.s3.http import Response
 from gateways.s3.metadata import explicit_dir
 from gateways.s3.objects import check_version, opened
 from gateways.s3.service import Call, Service, xml_response

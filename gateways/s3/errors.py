@@ -13,7 +13,7 @@ import errno
 from collections.abc import Sequence
 
 from core.errors import ObjectError
-from gateways.s3.http import IncompleteBody, SlowBody
+from gateways.http.messages import IncompleteBody, SlowBody
 from gateways.s3.xml_text import DECLARATION, escape
 
 #: code -> (HTTP status, default message). The message says what to do where the code alone does not.

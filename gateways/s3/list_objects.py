@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from core.vfs.etags import identify
+from gateways.http.messages import Response
 from gateways.s3 import xml
 from gateways.s3.config import MAX_KEYS
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.listing import Page, Query, decode_token, encode_token, list_page
 from gateways.s3.service import Call, Service, xml_response
 from gateways.s3.xml import ObjectEntry, Owner

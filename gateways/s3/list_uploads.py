@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.http.messages import Response
 from gateways.s3 import xml
-from gateways.s3.http import Response
 from gateways.s3.list_objects import parse_limit, wants_url
 from gateways.s3.service import Call, Service, xml_response
 from gateways.s3.uploads import Upload, list_uploads

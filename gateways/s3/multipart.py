@@ -17,13 +17,13 @@ from typing import Final
 from core.errors import FsError
 from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, identify, plain_ext
 from core.vfs.filesystem import Content, ImplicitDirs, SourceChanged
+from gateways.http.messages import Response
 from gateways.s3 import checksums, xml
 from gateways.s3.conditions import parse_write
 from gateways.s3.config import MAX_BIG_XML_BYTES, MAX_PARTS
 from gateways.s3.copy_object import TRIES, clone_into, open_source
 from gateways.s3.documents import read_document
 from gateways.s3.errors import Context, S3Error, from_errno
-from gateways.s3.http import Response
 from gateways.s3.intake import Hashes, Plan, Receipt, hash_range, plan_body, receive
 from gateways.s3.keys import parse_part_number
 from gateways.s3.list_objects import parse_limit

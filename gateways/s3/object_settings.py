@@ -6,10 +6,10 @@ Source: spec s3 §7.6, §13.
 
 from __future__ import annotations
 
+from gateways.http.messages import Response
 from gateways.s3 import xml
 from gateways.s3.buckets import accept_acl
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.objects import check_version, find_object
 from gateways.s3.service import Call, Service, xml_response
 

@@ -15,10 +15,10 @@ from core.meta.records import FILE
 from core.object.api import Buffer
 from core.vfs.etags import X_TAGS, Ext, identify
 from core.vfs.filesystem import Found
+from gateways.http.messages import Response, ResponseBody
 from gateways.s3 import xml
 from gateways.s3.conditions import not_modified
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response, ResponseBody
 from gateways.s3.keys import parse_part_number
 from gateways.s3.list_objects import parse_limit
 from gateways.s3.metadata import explicit_dir, meta_headers, part_count, wire

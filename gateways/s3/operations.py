@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from gateways.http.messages import Response
 from gateways.s3 import (
     buckets,
     copy_object,
@@ -23,7 +24,6 @@ from gateways.s3 import (
     tagging,
 )
 from gateways.s3.errors import Context
-from gateways.s3.http import Response
 from gateways.s3.service import Call, Service
 
 Handler = Callable[[Service, Call], Awaitable[Response]]

@@ -11,11 +11,11 @@ from typing import Final
 
 from core.vfs.api import Condition
 from core.vfs.etags import EMPTY_MD5, X_ETAG, X_EXT, X_META, X_TAGS, Ext, encode_ext, plain_ext
+from gateways.http.messages import Response
 from gateways.s3 import tags
 from gateways.s3.buckets import check_acl
 from gateways.s3.conditions import parse_write
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.intake import SMALL_BYTES, plan_body, receive
 from gateways.s3.metadata import DEFAULT_TYPE, PLAIN_META, encode_meta, meta_from_headers, text_of
 from gateways.s3.publish import check_target, publish, publish_directory

@@ -17,10 +17,10 @@ from core.errors import FsError
 from core.vfs.api import Condition
 from core.vfs.etags import X_EXT, Ext, decode_ext, encode_ext, identify
 from core.vfs.filesystem import Found
+from gateways.http.messages import Response
 from gateways.s3.conditions import check_source, parse_write
 from gateways.s3.delete_objects import prune
 from gateways.s3.errors import Context, S3Error, from_errno
-from gateways.s3.http import Response
 from gateways.s3.keys import percent_decode
 from gateways.s3.publish import check_target, find_target
 from gateways.s3.service import Call, Service

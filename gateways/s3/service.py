@@ -15,10 +15,10 @@ from typing import Final
 from core.errors import FsError
 from core.vfs.api import ROOT_CALLER, Caller
 from core.vfs.filesystem import FileSystem, Found, ImplicitDirs
+from gateways.http.messages import Body, Request, Response
 from gateways.s3.auth import Auth, Identity, owner_id
 from gateways.s3.config import S3Config
 from gateways.s3.errors import Context, S3Error
-from gateways.s3.http import Body, Request, Response
 from gateways.s3.keys import check_bucket_name, check_key, volume_path
 from gateways.s3.metadata import IMPLICIT_DIR
 from gateways.s3.xml_lists import Owner

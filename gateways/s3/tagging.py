@@ -7,10 +7,10 @@ Source: spec s3 §4.1, §11.8. Bucket tags live in the bucket's metadata file, s
 from __future__ import annotations
 
 from core.vfs.etags import X_TAGS
+from gateways.http.messages import Response
 from gateways.s3 import tags, xml
 from gateways.s3.documents import read_document
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Response
 from gateways.s3.objects import check_version, find_object
 from gateways.s3.put_object import encode_tags
 from gateways.s3.service import Call, Service, xml_response

@@ -8,6 +8,7 @@ Source: spec s3 §5.
 
 from __future__ import annotations
 
+from gateways.http.messages import Request
 from gateways.s3.auth import presigned, sigv2, sigv4
 from gateways.s3.auth.credentials import (
     Credential,
@@ -21,7 +22,6 @@ from gateways.s3.auth.model import ANONYMOUS, Auth, Identity, Kind, PayloadMode,
 from gateways.s3.auth.post_policy import authenticate_form
 from gateways.s3.auth.presigned import hoisted_headers
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Request
 
 __all__ = [
     "ANONYMOUS",

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from core.vfs.filesystem import FileSystem
+from gateways.http.server import Server
 from gateways.s3.app import S3Application
 from gateways.s3.auth import Credential, Identity, StaticCredentials, owner_id
 from gateways.s3.config import S3Config
-from gateways.s3.server import Server
 from tests.gateways.s3.fake_fs import FakeFileSystem
 
 ACCESS_KEY = "testadmin"

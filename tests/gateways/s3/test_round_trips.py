@@ -16,9 +16,9 @@ from core.meta.format import new_format
 from core.object.api import Buffer
 from core.object.file import FileStore
 from core.volume import Volume, format_volume, open_volume
+from gateways.http.messages import Body, Request, Response
 from gateways.s3.app import S3Application
 from gateways.s3.config import S3Config
-from gateways.s3.http import Body, Request, Response
 from tests.gateways.s3.conftest import ACCESS_KEY, SECRET_KEY, credentials
 from tests.servers.redis import RedisServer
 

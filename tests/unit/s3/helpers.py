@@ -13,9 +13,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from core.object.api import Buffer
+from gateways.http.messages import Body, Request
 from gateways.s3.auth import Credential, StaticCredentials
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Body, Request
 
 ACCESS = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

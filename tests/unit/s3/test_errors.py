@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from core.errors import FsError, MetaError, ObjectError, ObjectNotFound
+from gateways.http.messages import IncompleteBody, SlowBody
 from gateways.s3.errors import CODES, Context, S3Error, error_xml, from_errno, from_exception
-from gateways.s3.http import IncompleteBody, SlowBody
 
 
 def test_every_code_has_an_error_status_and_a_sentence():

@@ -12,9 +12,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given, settings, strategies as st
 
+from gateways.http.messages import Request
 from gateways.s3.auth import Credential, Kind, StaticCredentials, authenticate
 from gateways.s3.errors import S3Error
-from gateways.s3.http import Request
 from tests.unit.s3.helpers import ACCESS, BOTO, KEYS, SECRET, NoBody, code_of, signed_by_botocore
 
 keys = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=30)

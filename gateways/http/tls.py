@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS for the gateway: a server context from PEM files, refreshed when the files change.
+"""TLS for a door: a server context from PEM files, refreshed when the files change.
 
 Loading a new chain into the same context serves new connections with it; running ones keep theirs. That is how
 certificates renewed by cert-manager or certbot arrive without a restart.
-Source: OpenSSL SSL_CTX_use_certificate_chain_file(3), spec s3 §21 (`--tls-cert/--tls-key`, reload on change).
+Source: OpenSSL SSL_CTX_use_certificate_chain_file(3); spec s3 §21 (`--tls-cert`, reload on change); spec webdav §17.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ssl
 
 from core.errors import ConfigError
 
-log = logging.getLogger("sluice.s3.tls")
+log = logging.getLogger("sluice.http.tls")
 
 
 class ReloadingContext:
@@ -30,7 +30,7 @@ class ReloadingContext:
             self.context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
             raise ConfigError(
-                f"--tls-cert {certificate} and --tls-key {key} can't be used: {error}; "
+                f"TLS certificate {certificate} and key {key} can't be used: {error}; "
                 "both must be PEM, the key without a pass phrase, and belong together"
             ) from error
 

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Protocol
 
 from core.object.api import Buffer
-from gateways.s3.http import Body
+from gateways.http.messages import Body
 
 #: More unread bytes than this stop the socket; below the low mark it starts again. 2 MiB is eight reads of uvloop.
 HIGH_WATER = 2 * 1024 * 1024

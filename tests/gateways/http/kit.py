@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import uvloop
 
 from core.object.api import Buffer
-from gateways.s3.http import Application, IncompleteBody, Request, Response, SlowBody
-from gateways.s3.server import Limits, Server
+from gateways.http.messages import Application, IncompleteBody, Request, Response, SlowBody
+from gateways.http.server import Limits, Server
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes on one port: start, balance, death of one, stop. Each test runs a real parent process.
 
-`python -m tests.gateways.s3.test_server_workers WORKERS [HTTP]` is that parent.
+`python -m tests.gateways.http.test_server_workers WORKERS [HTTP]` is that parent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from gateways.s3.http import Application, Request, Response
-from gateways.s3.http_admin import AdminApplication
-from gateways.s3.workers import Options, Worker, serve
-from tests.gateways.s3.test_server_kit import Client, Paths
+from gateways.http.admin import AdminApplication
+from gateways.http.messages import Application, Request, Response
+from gateways.http.workers import Options, Worker, serve
+from tests.gateways.http.kit import Client, Paths
 from tests.servers.process import wait_for
 
 
@@ -67,7 +67,7 @@ def main() -> int:
 @contextmanager
 def gateway(workers: int, http: str = "own", **env: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gateways.s3.test_server_workers", str(workers), http],
+        [sys.executable, "-m", "tests.gateways.http.test_server_workers", str(workers), http],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **env},
     )  # fmt: skip
     assert process.stdout

@@ -13,10 +13,10 @@ import pytest
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.s3.http import Request, Response
-from gateways.s3.server import Limits
-from gateways.s3.server_aiohttp import AiohttpServer
-from tests.gateways.s3.test_server_kit import Client, Paths, digest
+from gateways.http.aiohttp_server import AiohttpServer
+from gateways.http.messages import Request, Response
+from gateways.http.server import Limits
+from tests.gateways.http.kit import Client, Paths, digest
 
 
 @pytest.fixture

@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable
 
 from core.errors import ConfigError
-from gateways.s3.http import Request, Response
+from gateways.http.messages import Request, Response
 
-log = logging.getLogger("sluice.s3.access")
+log = logging.getLogger("sluice.http.access")
+
+#: Headers by which a door numbers its answers.
+_REQUEST_IDS = frozenset(("x-amz-request-id", "x-request-id"))
 
 #: Flush at once beyond this; the server's tick does it once per second otherwise.
 FLUSH_BYTES = 64 * 1024
@@ -73,7 +76,7 @@ class AccessLog:
         target = mask(request.target) if request.query_string else request.target
         request_id = "-"
         for name, value in response.headers:
-            if name.lower() == "x-amz-request-id":
+            if name.lower() in _REQUEST_IDS:
                 request_id = value
                 break
         received = request.body.length or 0

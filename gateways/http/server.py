@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The S3 gateway's own HTTP/1.1 server: accepts, limits, clock, shutdown. One per process, on asyncio or uvloop.
+"""Our own HTTP/1.1 server: accepts, limits, clock, shutdown. One per process, on asyncio or uvloop.
 
-`http_connection.py` is a connection, `http_head.py` and `http_chunked.py` its sans-IO parsers, `http_body.py` what
-handlers read from, `http_write.py` how answers leave. `server_aiohttp.py` serves the same application by aiohttp.
-Source: spec s3 §2.4, §18 and §19; RFC 9112.
+`connection.py` is a connection, `head.py` and `chunked.py` its sans-IO parsers, `body.py` what handlers read from,
+`write.py` how answers leave. `aiohttp_server.py` serves the same application by aiohttp.
+Source: spec s3 §2.4, §18 and §19; spec webdav §2.4, §20; RFC 9112.
 
 What the application may rely on: its first step runs inside the socket callback, with the connection's task as the
 current task. The server adds Date, Server, Content-Length, Transfer-Encoding and Connection; a response must not.
@@ -14,24 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from core.errors import ConfigError
-from gateways.s3.errors import S3Error, from_exception
-from gateways.s3.http import Application, Request, Response
-from gateways.s3.http_accept import FairListener, Shares
-from gateways.s3.http_connection import Connection
-from gateways.s3.http_head import BadRequest
-from gateways.s3.http_tls import ReloadingContext
+from gateways.http.accept import FairListener, Shares
+from gateways.http.connection import Connection
+from gateways.http.messages import Application, BadRequest, Request, Response
+from gateways.http.tls import ReloadingContext
 
-log = logging.getLogger("sluice.s3.server")
+log = logging.getLogger("sluice.http.server")
 
 #: How long connections stay readable after accepting ended. A client sees a connection that closes under its request
 #: as an error; a moment is enough for what is on its way on a local network.
@@ -202,16 +198,11 @@ class Server:
         """The answer to a request that failed after its handler returned (the first read of a body), or in it."""
         known = isinstance(error, OSError)
         log.error("%s %s failed: %s", request.method, request.raw_path, error, exc_info=None if known else error)
-        answer = from_exception(error) if known else S3Error("InternalError")
-        if answer.status < 500:  # the object was found, so this is no answer about the request
-            answer = S3Error("InternalError")
-        response = error_response(answer.status, answer.code, answer.message, close=True)
-        response.headers.extend(answer.headers)
-        return response
+        return self.application.failure(request, error)
 
     def refusal(self, error: BadRequest) -> Response:
         """The answer to bytes that never became a request."""
-        return error_response(error.status, error.code, error.message, close=True)
+        return self.application.refusal(error)
 
     # ---- clock
 
@@ -263,13 +254,3 @@ def bind(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
         ) from error
     sock.setblocking(False)
     return sock
-
-
-def error_response(status: int, code: str, message: str, *, close: bool) -> Response:
-    request_id = secrets.token_hex(8).upper()
-    body = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{code}</Code><Message>{escape(message)}</Message><RequestId>{request_id}</RequestId></Error>"
-    )
-    headers = [("Content-Type", "application/xml"), ("x-amz-request-id", request_id)]
-    return Response(status, headers, body.encode(), close=close)

@@ -12,12 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.errors import ConfigError
-from gateways.s3.access_log import AccessLog, mask
-from gateways.s3.http import Request, Response
-from gateways.s3.http_admin import AdminApplication
-from gateways.s3.http_body import NO_BODY, WholeBody
-from gateways.s3.metrics import SERIES, Metrics
-from tests.gateways.s3.test_server_kit import Paths, running
+from gateways.http.access_log import AccessLog, mask
+from gateways.http.admin import AdminApplication
+from gateways.http.body import NO_BODY, WholeBody
+from gateways.http.messages import Request, Response
+from gateways.http.metrics import SERIES, Metrics
+from tests.gateways.http.kit import Paths, running
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:

@@ -17,22 +17,14 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from gateways.http.messages import BadRequest
+
 #: A head of AWS limits is 8 KiB (headers) plus 8 KiB (a presigned target); nothing legitimate is longer.
 MAX_HEAD_BYTES = 16 * 1024
 #: Two of these never mean anything good: either a smuggling attempt or a broken proxy.
-SINGLE_HEADERS = ("host", "content-length", "authorization", "transfer-encoding")
+SINGLE_HEADERS = ("host", "content-length", "authorization", "transfer-encoding", "destination", "depth")
 
 _BARE_LF = re.compile(rb"(?:^|[^\r])\n")
-
-
-class BadRequest(Exception):
-    """The head can't be served; the connection ends after the answer. `code` is an S3 error code."""
-
-    def __init__(self, message: str, *, status: int = 400, code: str = "BadRequest") -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.code = code
 
 
 class Head:

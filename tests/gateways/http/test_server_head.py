@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from gateways.s3.http_chunked import ChunkedDecoder, ChunkError
-from gateways.s3.http_head import MAX_HEAD_BYTES, BadRequest, check_partial, parse_head
+from gateways.http.chunked import ChunkedDecoder, ChunkError
+from gateways.http.head import MAX_HEAD_BYTES, BadRequest, check_partial, parse_head
 
 
 def head(*lines: str, request: str = "GET / HTTP/1.1", host: bool = True) -> bytes:

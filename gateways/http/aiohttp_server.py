@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The S3 application behind aiohttp (`--http aiohttp`): a fallback and a cross-check of our own server.
+"""An application behind aiohttp (`--http aiohttp`): a fallback and a cross-check of our own server.
 
 Same rules where aiohttp lets us have them: lazy 100 Continue, bodies never decompressed, repeated length and
 authorization headers refused, files read in pieces. No sendfile, no drain rule of its own. Several times slower.
@@ -18,10 +18,10 @@ from multidict import CIMultiDict
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.s3.http import Application, Body, IncompleteBody, Request, Response, SlowBody
-from gateways.s3.http_head import MAX_HEAD_BYTES, SINGLE_HEADERS
-from gateways.s3.http_tls import ReloadingContext
-from gateways.s3.server import Limits, Observer, bind, error_response
+from gateways.http.head import MAX_HEAD_BYTES, SINGLE_HEADERS
+from gateways.http.messages import Application, BadRequest, Body, IncompleteBody, Request, Response, SlowBody
+from gateways.http.server import Limits, Observer, bind
+from gateways.http.tls import ReloadingContext
 
 _PIECE = 1024 * 1024
 
@@ -102,7 +102,7 @@ class AiohttpServer:
             if name not in headers:
                 headers[name] = value
             elif name in SINGLE_HEADERS:
-                refusal = error_response(400, "BadRequest", f"The header {name} may come only once.", close=True)
+                refusal = self._application.refusal(BadRequest(f"The header {name} may come only once."))
                 return await self._send(raw, refusal)
             else:
                 headers[name] += f",{value}"

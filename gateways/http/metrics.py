@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters of the S3 gateway, shared by its workers, rendered for Prometheus by any of them.
+"""Counters of one door, shared by its workers, rendered for Prometheus by any of them.
 
 Each worker adds to cells of its own in memory that the parent mapped before it forked; whoever is scraped sums over
 all workers. Cells outlive their worker, so a restart never makes a counter go back. One request costs about 0.7 µs:
@@ -7,7 +7,7 @@ prometheus_client's own multi-process files cost several µs per counter, so it 
 
     sluice_s3_requests_total{op,status}   sluice_s3_request_seconds{op} (histogram)   sluice_s3_in_flight_requests
     sluice_s3_received_bytes_total{op}    sluice_s3_sent_bytes_total{op}    sluice_s3_connections
-    sluice_s3_worker_starts_total
+    sluice_s3_worker_starts_total        (s3 is the door; webdav counts methods as operations)
 Source: design §7; names are our own.
 """
 
@@ -41,7 +41,8 @@ _OVERFLOW = b"Other 0"
 class Metrics:
     """The shared memory. Make it before forking; `worker(i)` is the writing side, `render` the reading one."""
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, door: str = "s3") -> None:
+        self._name = f"sluice_{door}"
         self._workers = workers
         self._memory = mmap.mmap(-1, workers * _REGION * 8)  # anonymous and shared
         self._counts = memoryview(self._memory).cast("Q")
@@ -87,13 +88,14 @@ class Metrics:
                 for i in range(len(BUCKETS) + 1):
                     totals[i] += cells[at + 4 + i]
 
-        family: Metric = CounterMetricFamily("sluice_s3_requests", "Requests answered.", labels=["op", "status"])
+        name = self._name
+        family: Metric = CounterMetricFamily(f"{name}_requests", "Requests answered.", labels=["op", "status"])
         for (op, status), value in sorted(requests.items()):
             family.add_metric([op, status], value)  # type: ignore[attr-defined]
         yield family
-        yield _per_op("sluice_s3_received_bytes", "Bytes of request bodies.", received)
-        yield _per_op("sluice_s3_sent_bytes", "Bytes of response bodies.", sent)
-        histogram = HistogramMetricFamily("sluice_s3_request_seconds", "Time to answer a request.", labels=["op"])
+        yield _per_op(f"{name}_received_bytes", "Bytes of request bodies.", received)
+        yield _per_op(f"{name}_sent_bytes", "Bytes of response bodies.", sent)
+        histogram = HistogramMetricFamily(f"{name}_request_seconds", "Time to answer a request.", labels=["op"])
         for op in sorted(buckets):
             running, points = 0, []
             for bound, value in zip([*map(str, BUCKETS), "+Inf"], buckets[op], strict=True):
@@ -101,9 +103,9 @@ class Metrics:
                 points.append((bound, running))
             histogram.add_metric([op], points, seconds[op])
         yield histogram
-        yield GaugeMetricFamily("sluice_s3_in_flight_requests", "Requests being served.", heads[_IN_FLIGHT])
-        yield GaugeMetricFamily("sluice_s3_connections", "Open connections.", heads[_CONNECTIONS])
-        yield CounterMetricFamily("sluice_s3_worker_starts", "Worker processes started.", heads[_STARTS])
+        yield GaugeMetricFamily(f"{name}_in_flight_requests", "Requests being served.", heads[_IN_FLIGHT])
+        yield GaugeMetricFamily(f"{name}_connections", "Open connections.", heads[_CONNECTIONS])
+        yield CounterMetricFamily(f"{name}_worker_starts", "Worker processes started.", heads[_STARTS])
 
 
 class WorkerMetrics:

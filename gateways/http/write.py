@@ -20,7 +20,7 @@ from typing import Protocol
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.s3.http import Response
+from gateways.http.messages import Response
 
 #: Up to here head and body leave in one write as one buffer; beyond, copying costs more than a second iovec.
 JOIN_BYTES = 64 * 1024

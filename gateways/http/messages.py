@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the S3 rules see of HTTP: one request with a streamed body, one response. No sockets here.
+"""What a door's rules see of HTTP: one request with a streamed body, one response. No sockets here.
 
-`server.py` (httptools and asyncio) and `server_aiohttp.py` make these; `app.py` answers them.
+`server.py` (httptools and asyncio) and `aiohttp_server.py` make requests; a door's `Application` answers them.
 """
 
 from __future__ import annotations
@@ -77,8 +77,46 @@ class Response:
         self.close = close
 
 
+class BadRequest(Exception):
+    """Bytes that never became a request; the connection ends after the answer. `code` is a word for programs, in the
+    spelling of S3's error codes; doors without such words leave it out."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "BadRequest") -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+
+
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
+
+
 class Application(ABC):
-    """What a server calls for each request. Must not raise; cancellation means the peer is gone."""
+    """What a server calls for each request. Must not raise; cancellation means the peer is gone.
+
+    `refusal` and `failure` word answers that the server has to give itself; a protocol with a format of its own for
+    errors overrides them.
+    """
 
     @abstractmethod
     async def __call__(self, request: Request) -> Response: ...
+
+    def refusal(self, error: BadRequest) -> Response:
+        """The answer to bytes that never became a request."""
+        return Response(error.status, [_TEXT], f"{error.message}\n".encode(), close=True)
+
+    def failure(self, request: Request, error: BaseException) -> Response:
+        """The answer if `__call__` raised, or the first read of the body that it returned. The server has logged it."""
+        return Response(500, [_TEXT], b"The server failed; its log says why.\n", close=True)
+
+
+async def read_all(body: Body, limit: int) -> bytes | None:
+    """The whole body, None if it is longer than `limit`. For documents; what is large is streamed."""
+    if body.length is not None and body.length > limit:
+        return None
+    parts = bytearray()
+    while piece := await body.read():
+        parts += piece
+        if len(parts) > limit:
+            return None
+    return bytes(parts)

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
-from gateways.s3.http import Application, Request, Response
-from gateways.s3.metrics import Metrics
+from gateways.http.messages import Application, Request, Response
+from gateways.http.metrics import Metrics
 
 #: True if the volume can be reached. May take its time: it is cut off after READY_TIMEOUT_S.
 Ready = Callable[[], Awaitable[bool]]

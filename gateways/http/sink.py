@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writing half of a connection: an asyncio transport as a `http_write.Sink`, with a time-out on progress.
+"""The writing half of a connection: an asyncio transport as a `write.Sink`, with a time-out on progress.
 
 "Drained" means that the kernel has every byte, so a buffer may be reused and `sendfile` may take the socket.
 Measured: a high-water mark of 0 makes uvloop send at once, which also gives the peer its answer a loop turn earlier.

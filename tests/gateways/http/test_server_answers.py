@@ -18,10 +18,10 @@ import pytest
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.s3.http import Request, Response, ResponseBody
-from gateways.s3.http_body import HIGH_WATER, StreamBody
-from gateways.s3.http_tls import ReloadingContext
-from tests.gateways.s3.test_server_kit import LOOPS, Client, Paths, Running, digest, running
+from gateways.http.body import HIGH_WATER, StreamBody
+from gateways.http.messages import Request, Response, ResponseBody
+from gateways.http.tls import ReloadingContext
+from tests.gateways.http.kit import LOOPS, Client, Paths, Running, digest, running
 from tests.servers.process import missing, wait_for
 
 

@@ -15,7 +15,7 @@ import mmap
 import socket
 from collections.abc import Callable
 
-log = logging.getLogger("sluice.s3.accept")
+log = logging.getLogger("sluice.http.accept")
 
 #: How long a busier worker steps aside: a few handlers' time, far below what a client notices at connect.
 STEP_ASIDE_S = 0.002

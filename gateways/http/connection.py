@@ -18,17 +18,17 @@ from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any, cast
 
 from core.object.api import Buffer
-from gateways.s3.http import Body, IncompleteBody, Request, Response, SlowBody
-from gateways.s3.http_body import NO_BODY, StreamBody, WholeBody
-from gateways.s3.http_chunked import ChunkedDecoder, ChunkError
-from gateways.s3.http_head import BadRequest, Head, check_partial, parse_head
-from gateways.s3.http_sink import TransportSink
-from gateways.s3.http_write import BrokenAnswer, Plan, plan, send
+from gateways.http.body import NO_BODY, StreamBody, WholeBody
+from gateways.http.chunked import ChunkedDecoder, ChunkError
+from gateways.http.head import Head, check_partial, parse_head
+from gateways.http.messages import BadRequest, Body, IncompleteBody, Request, Response, SlowBody
+from gateways.http.sink import TransportSink
+from gateways.http.write import BrokenAnswer, Plan, plan, send
 
 if TYPE_CHECKING:
-    from gateways.s3.server import Server
+    from gateways.http.server import Server
 
-log = logging.getLogger("sluice.s3.http")
+log = logging.getLogger("sluice.http.connection")
 
 #: A body up to this size is collected before the handler starts (unless the client waits for 100 Continue): reading
 #: it then never suspends. Clients that send head and body in two segments would pay a task switch otherwise.
