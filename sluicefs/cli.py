@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "umount": ("Service", "End a mount."),
     "serve": ("Service", "Open doors over a volume; --demo makes one to try."),
     "gateway": ("Service", "Serve a volume through the S3 protocol."),
+    "webdav": ("Service", "Serve a volume through WebDAV."),
     "ls": ("Utility", "List a folder of a volume."),
     "cp": ("Utility", "Copy files into, out of or inside a volume."),
     "rm": ("Utility", "Remove files of a volume."),

@@ -8,6 +8,7 @@ Source: spec webdav §16, §21; cli §5.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,37 +20,48 @@ import msgspec
 
 from core.config import Address
 from core.errors import ConfigError, VolumeError
-from core.log import hide
 from core.vfs.temporary import Cleaner
 from core.volume import DEFAULT_BUFFER
-from gateways.webdav.auth.digest import Digest
-from gateways.webdav.auth.door import Doorkeeper
-from gateways.webdav.auth.users import StaticUsers, User, users_from
+from gateways.webdav.auth.proxies import Proxies
 from gateways.webdav.config import WebDavConfig
-from gateways.webdav.export import Export
 from gateways.webdav.locks.records import LockRecords
 from gateways.webdav.locks.service import LockService
-from gateways.webdav.names import normal_authority, parse_names, parse_prefix, quote_name
+from gateways.webdav.names import normal_authority, parse_prefix
 from gateways.webdav.server import Application, Limits
 from gateways.webdav.workers import Options, serve
 from sluicefs.options import DURATION, chain, option, volume_options
 from sluicefs.volume import opened
+from sluicefs.webdav_users import callers, doorkeeper, exports, users_of, warn_of_open_doors
+
+log = logging.getLogger("sluice.webdav")
 
 webdav_options = chain(
     option("--prefix", default="", metavar="PATH", help="Serve below this path, such as /dav."),
     option("--external-url", "external_urls", multiple=True, metavar="URL", help="Other addresses of this server."),
-    option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS", help="Believe its X-Forwarded-*."),
-    option("--auth", type=click.Choice(["auto", "none", "basic", "digest"]), default="auto",
-           help="How users log in; auto: Basic and Digest if users are set."),
+    option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS",
+           help="Address or network of a reverse proxy whose X-Forwarded-* is believed."),
+    option("--auth", type=click.Choice(["auto", "none", "basic", "digest", "iam", "header"]), default="auto",
+           help="How users log in. auto: Basic and, where it can be, Digest, if there are users. "
+                "iam: the keys of the S3 gateway. header: a trusted proxy names the user."),
+    option("--htpasswd", type=click.Path(), metavar="FILE",
+           help="Users and hashed passwords (htpasswd -B); read again when it changes."),
+    option("--htdigest", type=click.Path(), metavar="FILE", help="Users of Digest; read again when it changes."),
+    option("--auth-header", default="X-Remote-User", metavar="NAME", help="For --auth header."),
     option("--realm", default="SluiceFS", metavar="TEXT", help="Shown by clients; keychains remember it."),
     option("--strict-auth", is_flag=True, help="OPTIONS needs a login too."),
-    option("--user-root", default="", metavar="PATH", help="What a user sees, such as /home/%u."),
+    option("--user-root", default="", metavar="PATH", help="What a user sees; %u is the name: /home/%u."),
+    option("--read-only-user", "read_only_users", multiple=True, metavar="NAME", help="This user changes nothing."),
+    option("--identity", type=click.Choice(["service", "map"]), default="service",
+           help="As whom files are used: the server itself, or each user's own account."),
+    option("--user-map", type=click.Path(), metavar="FILE",
+           help="Accounts for --identity map, NAME:UID:GID[,GID...] per line (default: this machine's)."),
     option("--umask", default="022", metavar="OCTAL", help="For new files and folders."),
     option("--locks", type=click.Choice(["shared", "memory", "off"]), default="shared", help="Where locks live."),
     option("--lock-max-timeout", type=DURATION, default="24h", help="Longest time of a lock."),
     option("--lock-consistency", type=click.Choice(["strict", "relaxed"]), default="strict",
            help="relaxed: look for other servers' locks at most ten times per second."),
     option("--depth-infinity", is_flag=True, help="Allow listings of whole trees."),
+    option("--depth-infinity-limit", type=click.IntRange(1), default=100_000, help="Entries of such a listing."),
     option("--no-dead-props", is_flag=True, help="Refuse to store properties."),
     option("--enable-proppatch", is_flag=True, hidden=True, help="Always on."),
     option("--mac-hints/--no-mac-hints", default=True, help="Keep Finder from indexing and making thumbnails."),
@@ -57,6 +69,11 @@ webdav_options = chain(
     option("--disallowList", "disallow_list", is_flag=True, envvar="SLUICE_DISALLOW_LIST", help="No GET of folders."),
     option("--html-index/--no-html-index", default=True, help="Folders as pages for browsers."),
     option("--safe-html", is_flag=True, help="Stored pages run no scripts."),
+    option("--show-trash", is_flag=True, help="Show .trash: to read, to copy, to move things back."),
+    option("--normalize", type=click.Choice(["nfc"]), help="Names that differ in Unicode form only are one."),
+    option("--etag", type=click.Choice(["md5"]), help="Keep the MD5 of what is uploaded as its ETag, as S3 does."),
+    option("--store-content-type", is_flag=True, help="Keep the Content-Type of uploads."),
+    option("--gzip", is_flag=True, help="Compress listings, never files."),
     option("--copy-keep-mtime/--no-copy-keep-mtime", default=True, help="COPY keeps the date."),
     option("--cors-allow-origin", "cors_origins", multiple=True, metavar="ORIGIN", help="Allow pages of this site."),
     option("--threads", "-p", type=click.IntRange(1, 255), default=50, help="For slow methods, of each process."),
@@ -72,12 +89,13 @@ webdav_server_options = chain(
 )  # fmt: skip
 
 _PLAIN = (
-    "realm", "strict_auth", "locks", "depth_infinity", "mac_hints", "disallow_list", "html_index", "safe_html",
-    "copy_keep_mtime", "cors_origins", "threads",
+    "realm", "strict_auth", "locks", "depth_infinity", "depth_infinity_limit", "mac_hints", "disallow_list",
+    "html_index", "safe_html", "show_trash", "store_content_type", "gzip", "copy_keep_mtime", "cors_origins", "threads",
 )  # fmt: skip
 _OTHER = (
-    "prefix", "external_urls", "trusted_proxies", "auth", "user_root", "umask", "lock_max_timeout",
-    "lock_consistency", "no_dead_props", "enable_proppatch", "no_mac_files",
+    "prefix", "external_urls", "trusted_proxies", "auth", "htpasswd", "htdigest", "auth_header", "user_root",
+    "read_only_users", "identity", "user_map", "umask", "lock_max_timeout", "lock_consistency", "no_dead_props",
+    "enable_proppatch", "no_mac_files", "normalize", "etag",
 )  # fmt: skip
 _SERVER = ("workers", "max_connections", "cert_file", "key_file", "grace", "mountpoint")
 _LEAST_BUFFER = 64 << 20
@@ -102,19 +120,11 @@ def webdav_config(rules: Mapping[str, Any], *, read_only: bool) -> WebDavConfig:
         external_authorities=tuple(
             normal_authority(url.partition("://")[2].partition("/")[0] or url) for url in rules["external_urls"]
         ),
-        trusted_proxies=tuple(rules["trusted_proxies"]), lock_max_timeout_s=int(rules["lock_max_timeout"]),
+        trusted_proxies=Proxies(rules["trusted_proxies"]), normalize=rules["normalize"] or "",
+        etag=rules["etag"] or "", lock_max_timeout_s=int(rules["lock_max_timeout"]),
         lock_relaxed_s=0.1 if rules["lock_consistency"] == "relaxed" else 0.0, dead_props=not rules["no_dead_props"],
         mac_files=not rules["no_mac_files"], read_only=read_only,
     )  # fmt: skip
-
-
-def doorkeeper(config: WebDavConfig, users: StaticUsers, auth: str, key: bytes) -> Doorkeeper:
-    if auth == "none" or (auth == "auto" and not len(users)):
-        return Doorkeeper(None)
-    if not len(users):
-        raise ConfigError(f"--auth {auth} needs a user; set WEBDAV_USER and WEBDAV_PASSWORD")
-    digest = Digest(config.realm, users, key) if auth in ("auto", "digest") else None
-    return Doorkeeper(users, realm=config.realm, allow_basic=auth in ("auto", "basic"), digest=digest)
 
 
 def run_webdav(
@@ -124,16 +134,16 @@ def run_webdav(
     """Serve until SIGTERM or Ctrl-C; the exit status. Call it before anything has started a loop or a thread."""
     if bool(server["cert_file"]) != bool(server["key_file"]):
         raise ConfigError("--cert-file and --key-file belong together; give both")
-    users = users_from(os.environ)
-    hide(*users.passwords())
+    users = users_of(rules, os.environ)
     config = webdav_config(rules, read_only=bool(client.get("read_only")))
     workers = server["workers"] or len(os.sched_getaffinity(0))
     if config.locks == "memory" and workers > 1:
         raise ConfigError("--locks memory is for one process; add --workers 1, or leave it at shared")
     client["buffer_size"] = max(_LEAST_BUFFER, (client.get("buffer_size") or DEFAULT_BUFFER) // workers)
     key = secrets.token_bytes(32)
-    doorkeeper(config, users, rules["auth"], key)  # fail before forking
-    user_root = rules["user_root"]
+    doorkeeper(config, users, rules, key)  # fail before forking
+    callers(rules)
+    warn_of_open_doors(config, rules, users, address, tls=bool(server["cert_file"]))
 
     @asynccontextmanager
     async def build_app(number: int) -> AsyncIterator[Application]:
@@ -146,24 +156,22 @@ def run_webdav(
                 records = LockRecords(volume.fs) if own.locks == "shared" else None
                 locks = LockService(records, max_timeout_s=own.lock_max_timeout_s, relaxed_s=own.lock_relaxed_s)
 
-            def export_of(user: User) -> Export:
-                root = parse_names(user_root.replace("%u", quote_name(user.name.encode()))) if user_root else ()
-                return Export(volume.fs, root, read_only=user.read_only)
-
             app = WebDavApplication(
-                volume.fs, own, doorkeeper=doorkeeper(own, users, rules["auth"], key), locks=locks,
-                export_of=export_of,
+                volume.fs, own, doorkeeper=doorkeeper(own, users, rules, key), locks=locks,
+                export_of=exports(volume.fs, own, rules),
             )  # fmt: skip
             volume.meta.on_fatal = _end_process
-            cleaning = None
+            tasks = []
             if number == 0 and not own.read_only:
-                cleaning = asyncio.create_task(Cleaner(volume.fs).run())
+                tasks.append(asyncio.create_task(Cleaner(volume.fs).run()))
+            if locks is not None:
+                tasks.append(asyncio.create_task(locks.run()))
             try:
                 yield app
             finally:
-                if cleaning is not None:
-                    cleaning.cancel()
-                    await asyncio.gather(cleaning, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 app.close()
 
     options = Options(

@@ -12,13 +12,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+import msgspec
+
 from core.errors import FsError
-from core.meta.records import ROOT
+from core.meta.records import FILE, ROOT
 from core.vfs.api import Condition
 from core.vfs.filesystem import FileSystem
 from gateways.webdav import gate, listing, propfind, read, write
 from gateways.webdav.auth.door import Doorkeeper
 from gateways.webdav.auth.users import ANONYMOUS, User
+from gateways.webdav.compress import compress
 from gateways.webdav.config import MAX_XML_BYTES, WebDavConfig
 from gateways.webdav.cors import Cors
 from gateways.webdav.dates import parse_epoch_ns
@@ -30,6 +33,7 @@ from gateways.webdav.layer.bridge import Bridge
 from gateways.webdav.layer.context import Context
 from gateways.webdav.locks.service import LockService
 from gateways.webdav.names import href, normal_authority, parse_target, to_layer
+from gateways.webdav.normalize import settled
 from gateways.webdav.properties.live import Quota, Resource
 from gateways.webdav.xmltext import parse
 
@@ -95,6 +99,8 @@ class WebDavApplication:
             response = self._refusal(known or DavError(500, "The server failed; its log says why."))
         if self._cors.enabled:
             self._cors.decorate(request, response)
+        if self.config.gzip:
+            compress(request, response)
         if self._observe is not None:
             self._observe(request, response, time.monotonic() - started)
         return response
@@ -136,6 +142,8 @@ class WebDavApplication:
                 return await self._propfind_above(request)
             raise
         export = self._export_of(user)
+        if self.config.normalize:
+            target = target._replace(path=await settled(export, target.path))
         call = Call(request, target, user, export, self.config, self.locks)
         gate.require_visible(call)
         if method in ("GET", "HEAD"):
@@ -214,7 +222,8 @@ class WebDavApplication:
             if not call.slash and call.path:
                 # Relative links of the page need it; browsers follow.
                 return Response(302, [("Location", call.href(call.path, collection=True))])
-            writable = not (self.config.read_only or call.export.read_only or call.user.read_only)
+            fixed = self.config.read_only or call.export.read_only or call.user.read_only
+            writable = not fixed and not call.export.in_trash(call.path)
             return await listing.page(call, node, writable=writable)
         return await self._members(call, node, call.headers.get("depth", "1"), propfind.Question(None))
 
@@ -222,6 +231,16 @@ class WebDavApplication:
         if not self.config.mac_hints or len(call.path) != 1 or call.path[0] not in _MAC_HINTS:
             return None
         return Response(200, [("Content-Type", "application/octet-stream"), ("ETag", '"mac-hint"')])
+
+    async def _hint_properties(self, call: Call, question: propfind.Question) -> Response:
+        """Of a file that Finder looks for and that isn't there: empty, and as old as the root (§18.1)."""
+        root = await call.export.find(())
+        if root is None:
+            raise DavError(404)
+        attr = msgspec.structs.replace(root.found.attr, type=FILE, length=0, mode=0o444)
+        shown = Resource(call.path[-1], root.ino, attr, {}, call.href(call.path))
+        text = propfind.renderer(question)(shown)
+        return Response(207, [XML_TYPE, *self._class_headers], propfind.HEAD + text.encode() + propfind.TAIL)
 
     async def _propfind(self, call: Call) -> Response:
         body = await read_all(call.request.body, MAX_XML_BYTES)
@@ -231,6 +250,8 @@ class WebDavApplication:
         minimal = "return=minimal" in prefer or call.headers.get("brief", "").lower() == "t"
         question = propfind.parse_question(body, minimal=minimal)
         node = await call.export.find(call.path)
+        if node is None and self._mac_hint(call) is not None:
+            return await self._hint_properties(call, question)
         if node is None:
             raise DavError(404)
         await gate.judge(call, node)
@@ -332,6 +353,8 @@ class WebDavApplication:
             raise DavError(403, "The root of what is served stays.")
         if method in ("COPY", "MOVE"):
             call.destination = gate.destination(call)
+            if self.config.normalize:
+                call.destination = await settled(call.export, call.destination)
         node = await call.export.find(call.path)
         if node is None and method in ("DELETE", "MOVE"):
             # A link that leads nowhere isn't shown, and isn't removed either.

@@ -6,6 +6,7 @@ Names follow spec webdav §21. Nothing here reads the environment or a command l
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final, Literal
 
 import msgspec
@@ -31,7 +32,7 @@ class WebDavConfig(msgspec.Struct, frozen=True, kw_only=True):
     volume_name: str = "sluice"
     prefix: tuple[bytes, ...] = ()
     external_authorities: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: Container[str] = ()
     read_only: bool = False
     umask: int = 0o022
     realm: str = "SluiceFS"
@@ -52,6 +53,11 @@ class WebDavConfig(msgspec.Struct, frozen=True, kw_only=True):
     copy_keep_mtime: bool = True
     store_content_type: bool = False
     gzip: bool = False
+    show_trash: bool = False
+    #: "nfc": names that are missing are looked for, and made, in that form.
+    normalize: Literal["", "nfc"] = ""
+    #: "md5": computed while a PUT comes in and kept, so that S3 clients see a real one.
+    etag: Literal["", "md5"] = ""
     cors_origins: tuple[str, ...] = ()
 
     threads: int = 50

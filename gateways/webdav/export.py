@@ -16,7 +16,7 @@ from core.meta.records import DIRECTORY, FILE, ROOT, SYMLINK
 from core.vfs.api import ROOT_CALLER, Caller
 from core.vfs.filesystem import MAX_SYMLINKS, FileSystem, Found, split
 from gateways.webdav.errors import DavError
-from gateways.webdav.names import Path, is_hidden, starts_with, volume_bytes
+from gateways.webdav.names import TRASH, Path, is_hidden, starts_with, volume_bytes
 
 
 class Node(NamedTuple):
@@ -42,19 +42,26 @@ class Export:
     """The part of a volume that a user may see, and as whom it is read and written."""
 
     def __init__(
-        self, fs: FileSystem, root: Path = (), *, caller: Caller = ROOT_CALLER, read_only: bool = False
-    ) -> None:
+        self, fs: FileSystem, root: Path = (), *, caller: Caller = ROOT_CALLER, read_only: bool = False,
+        show_trash: bool = False,
+    ) -> None:  # fmt: skip
         self.fs = fs
         self.root = root
         self.caller = caller
         self.read_only = read_only
+        #: Only where the volume's root is served: whose files lie there can't be told.
+        self.show_trash = show_trash and not root and not caller.uid
 
     def place(self, path: Path) -> Path:
         """The volume path of a request path, before any link."""
         return self.root + path
 
     def hides(self, path: Path) -> bool:
-        return is_hidden(self.root + path)
+        return is_hidden(self.root + path, show_trash=self.show_trash)
+
+    def in_trash(self, path: Path) -> bool:
+        """Is it what was removed? Shown to be read and to be moved out, nothing else."""
+        return self.show_trash and path[:1] == (TRASH,)
 
     async def find(self, path: Path, *, follow: bool = True, chunk: bool = False) -> Node | None:
         """The resource, or None: missing, hidden, a device, or behind a link that dangles, loops or leads out.
@@ -63,7 +70,7 @@ class Export:
         """
         names = self.root + path
         for _ in range(MAX_SYMLINKS):
-            if is_hidden(names) or not starts_with(names, self.root):
+            if is_hidden(names, show_trash=self.show_trash) or not starts_with(names, self.root):
                 return None
             meta = self.fs.meta
             resolved = await meta.resolve(ROOT, list(names), xattrs=True, chunk=chunk)

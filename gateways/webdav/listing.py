@@ -18,7 +18,7 @@ from gateways.webdav.dates import iso_date
 from gateways.webdav.export import Node
 from gateways.webdav.gate import Call
 from gateways.webdav.http import Response
-from gateways.webdav.names import HIDDEN, quote_name
+from gateways.webdav.names import HIDDEN, TRASH, quote_name
 from gateways.webdav.properties.live import Resource, display_text
 
 _NS: Final = 1_000_000_000
@@ -140,6 +140,9 @@ async def _entries(call: Call, node: Node, after: bytes, order: str) -> tuple[li
                 continue
             ino, attr = target.ino, target.found.attr
         rows.append(Resource(entry.name, ino, attr, {}, ""))
+    if not node.real and call.export.show_trash and len(page) < limit:
+        trash = await call.export.find((TRASH,))
+        rows += [Resource(TRASH, trash.ino, trash.found.attr, {}, "")] if trash is not None else []
     if order == "size":
         rows.sort(key=lambda r: (-r.attr.length if not r.attr.is_dir else 1, r.name))
     elif order == "date":

@@ -95,9 +95,13 @@ def href(path: Path, *, collection: bool = False) -> str:
     return text + "/" if collection else text
 
 
-def is_hidden(path: Path) -> bool:
+#: Shown only on request, and then only to be read and moved out of (§2.2).
+TRASH: Final = b".trash"
+
+
+def is_hidden(path: Path, *, show_trash: bool = False) -> bool:
     """Is this volume path one of the names that are never shown, or below one?"""
-    return bool(path) and path[0] in HIDDEN
+    return bool(path) and path[0] in HIDDEN and not (show_trash and path[0] == TRASH)
 
 
 def volume_bytes(path: Path) -> bytes:

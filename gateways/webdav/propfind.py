@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
-from core.meta.records import DIRECTORY, FILE, SYMLINK
+from core.meta.records import DIRECTORY, FILE, SYMLINK, TRASH as TRASH_INO
 from core.meta.store import DirEntry
 from core.vfs.filesystem import FileSystem
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Export, Node
 from gateways.webdav.locks.table import LockTable
-from gateways.webdav.names import HIDDEN, Path, href, quote_name
+from gateways.webdav.names import HIDDEN, TRASH, Path, href, quote_name
 from gateways.webdav.properties import live
 from gateways.webdav.properties.dead import X_DEAD, Name
 from gateways.webdav.properties.live import Maker, Quota, Resource
@@ -179,8 +179,13 @@ class Walk:
             shown = [entry for entry in page if entry.name not in hide]
             yield await self._page(fs, node, shown, base, place)
             if not more:
-                return
+                break
             size = _PAGE
+        if not node.real and self._export.show_trash:
+            trash = await self._export.find((TRASH,))
+            if trash is not None:
+                url = href((*self._prefix, TRASH), collection=True)
+                yield [Resource(TRASH, trash.ino, trash.found.attr, {}, url, quota=self._quota)]
 
     async def _page(self, fs: FileSystem, node: Node, page: list[DirEntry], base: str, place: Path) -> list[Resource]:
         direct = [e for e in page if e.attr is not None and e.type in (FILE, DIRECTORY)]
@@ -231,7 +236,7 @@ async def answer(
     if depth and node.is_dir:
         count = 1
         pending = [node]
-        seen = {node.ino}
+        seen = {node.ino, TRASH_INO}  # the trash is asked for by name only
         while pending:
             here = pending.pop()
             async for page in walk.members(here):

@@ -10,24 +10,35 @@ from typing import Any
 import click
 
 from core.config import Address
-from sluicefs.cli import Command
+from sluicefs.cli import command
 from sluicefs.options import ADDRESS, client_options, meta_argument
 from sluicefs.output import settings, show
 from sluicefs.s3_door import require_volume
 from sluicefs.webdav_door import run_webdav, split_webdav, webdav_options, webdav_server_options
+from sluicefs.webdav_lines import ways_in
+from sluicefs.webdav_users import name_to_try
 
 
-@click.command("webdav", cls=Command, short_help="Serve a volume through WebDAV.")
+@command("webdav")
 @meta_argument
 @click.argument("address", type=ADDRESS, metavar="ADDRESS")
 @webdav_options
 @webdav_server_options
 @client_options
 def webdav_command(meta_url: str, address: Address, **options: Any) -> int:
-    """Serve a volume through WebDAV on ADDRESS, HOST:PORT or :PORT.
+    """Serve a volume through WebDAV on ADDRESS, HOST:PORT or :PORT, to desktops (Finder, Explorer, GNOME, KDE), davfs2,
+    rclone and browsers.
 
-    The user comes from WEBDAV_USER and WEBDAV_PASSWORD, else from the S3 gateway's SLUICE_ACCESS_KEY and
-    SLUICE_SECRET_KEY; with _FILE behind the name it is read from a file. Without a user everybody may come in.
+    \b
+      export WEBDAV_USER=ann WEBDAV_PASSWORD=...       one user, or
+      --htpasswd FILE, --htdigest FILE                 many, or
+      SLUICE_ACCESS_KEY and SLUICE_SECRET_KEY          the S3 gateway's key
+      sluice webdav sqlite3:///var/lib/sluice/meta.db 127.0.0.1:9007
+
+    With _FILE behind the name a value is read from a file. Without any user everybody who reaches ADDRESS may come in.
+    Clients on other machines want TLS: --cert-file and --key-file.
+
+    All servers of a volume share locks and properties, so any number of them may run.
     """
     rules, server, client = split_webdav(options)
     name = require_volume(meta_url)
@@ -37,7 +48,8 @@ def webdav_command(meta_url: str, address: Address, **options: Any) -> int:
             return
         scheme = "https" if server["cert_file"] else "http"
         url = f"{scheme}://{address._replace(port=port).authority}{rules['prefix'].rstrip('/')}/"
-        show({"volume": name, "url": url, "pid": os.getpid()}, f"volume {name} is served at {url}")
+        document = {"volume": name, "url": url, "pid": os.getpid()}
+        show(document, f"volume {name} is served at {url}\n{ways_in(url, name_to_try(rules, os.environ))}")
         sys.stdout.flush()
 
     return run_webdav(meta_url, address, rules, server, client, ready)

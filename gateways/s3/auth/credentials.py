@@ -81,7 +81,7 @@ def owner_id(access_key: str) -> str:
 
 
 #: First complete pair wins; the first name of each is what error texts recommend.
-_PAIRS = (
+PAIRS = (
     ("SLUICE_ACCESS_KEY", "SLUICE_SECRET_KEY"),
     ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"),
     ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"),
@@ -102,7 +102,7 @@ def _value(environ: Mapping[str, str], name: str) -> str:
 
 def root_credential(environ: Mapping[str, str] = os.environ) -> Credential:
     """The root key of this process. Raises `ConfigError` if there is none or it is too weak."""
-    for user_name, secret_name in _PAIRS:
+    for user_name, secret_name in PAIRS:
         user, secret = _value(environ, user_name), _value(environ, secret_name)
         if not user and not secret:
             continue

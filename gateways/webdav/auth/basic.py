@@ -16,8 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from gateways.webdav.auth.users import User
-
 _REMEMBER_S: Final = 300.0
 _MAX_REMEMBERED: Final = 4096
 
@@ -37,21 +35,21 @@ def parse(value: str) -> tuple[str, str] | None:
 
 
 class Remembered:
-    """Verified pairs, for five minutes."""
+    """Names whose credentials were right, for five minutes or until passwords change."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._users: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
+        self._names: OrderedDict[bytes, tuple[float, int, str]] = OrderedDict()
 
     def _digest(self, value: str) -> bytes:
         return hashlib.blake2b(value.encode("latin-1", "replace"), key=self._key, digest_size=32).digest()
 
-    def find(self, value: str) -> User | None:
-        found = self._users.get(self._digest(value))
-        return found[1] if found is not None and found[0] > self._clock() else None
+    def find(self, value: str, generation: int) -> str | None:
+        found = self._names.get(self._digest(value))
+        return found[2] if found is not None and found[0] > self._clock() and found[1] == generation else None
 
-    def learn(self, value: str, user: User) -> None:
-        self._users[self._digest(value)] = (self._clock() + _REMEMBER_S, user)
-        while len(self._users) > _MAX_REMEMBERED:
-            self._users.popitem(last=False)
+    def learn(self, value: str, generation: int, name: str) -> None:
+        self._names[self._digest(value)] = (self._clock() + _REMEMBER_S, generation, name)
+        while len(self._names) > _MAX_REMEMBERED:
+            self._names.popitem(last=False)

@@ -8,7 +8,6 @@ one. A replayed counter of a nonce is refused by the process that saw it. Source
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
 import secrets
@@ -17,18 +16,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from gateways.webdav.auth.users import StaticUsers, User
+from gateways.webdav.auth.users import ALGORITHMS, UserBase
 
 NONCE_S: Final = 300
 _MAX_NONCES: Final = 4096
 _RANDOM: Final = 9  # bytes
 _FIELD: Final = re.compile(r'\s*([A-Za-z0-9_*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,|$)')
-_HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 
 
 class Verdict(NamedTuple):
-    user: User | None
+    """name: who proved to be whom, None if nobody. claimed: the name that was sent, for counting failures."""
+
+    name: str | None
     stale: bool = False
+    claimed: str = ""
 
 
 def parse(value: str) -> dict[str, str] | None:
@@ -48,7 +49,7 @@ def parse(value: str) -> dict[str, str] | None:
 class Digest:
     """Challenges and verdicts. key: the same in all processes of a door."""
 
-    def __init__(self, realm: str, users: StaticUsers, key: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, realm: str, users: UserBase, key: bytes, clock: Callable[[], float] = time.time) -> None:
         self._realm = realm
         self._users = users
         self._key = key
@@ -63,36 +64,36 @@ class Digest:
         more = ", stale=true" if stale else ""
         return [
             f'Digest realm="{self._realm}", nonce="{nonce}", qop="auth", algorithm={name}, charset=UTF-8{more}'
-            for name in ("SHA-256", "MD5")
+            for name in self._users.algorithms(self._realm)
         ]
 
     def verify(self, value: str, method: str, target: str) -> Verdict:
         fields = parse(value)
         if fields is None:
             return Verdict(None)
-        make = _HASHES.get(fields.get("algorithm", "MD5").upper())
+        algorithm = fields.get("algorithm", "MD5").upper()
+        make = ALGORITHMS.get(algorithm)
         needed = ("username", "realm", "nonce", "uri", "response", "qop", "nc", "cnonce")
         if make is None or any(name not in fields for name in needed) or fields["qop"] != "auth":
             return Verdict(None)
         if fields["realm"] != self._realm or not _same_target(fields["uri"], target):
             return Verdict(None)
         name = _name(fields["username"])
-        password = self._users.clear_password(name)
+        first = self._users.secret(name, self._realm, algorithm)
 
         def digest(text: str) -> str:
             return make(text.encode("utf-8", "surrogateescape")).hexdigest()
 
-        first = digest(f"{name}:{self._realm}:{password if password is not None else chr(0)}")
         second = digest(f"{method}:{fields['uri']}")
         count = fields["nc"]
-        wanted = digest(f"{first}:{fields['nonce']}:{count}:{fields['cnonce']}:auth:{second}")
+        wanted = digest(f"{first or chr(0)}:{fields['nonce']}:{count}:{fields['cnonce']}:auth:{second}")
         if not hmac.compare_digest(wanted.encode(), fields["response"].lower().encode("utf-8", "replace")):
-            return Verdict(None)
-        if password is None:
-            return Verdict(None)
+            return Verdict(None, claimed=name)
+        if first is None:
+            return Verdict(None, claimed=name)
         if not self._is_fresh(fields["nonce"]) or not self._is_new(fields["nonce"], count):
             return Verdict(None, stale=True)
-        return Verdict(self._users.user(name))
+        return Verdict(name)
 
     def _is_fresh(self, nonce: str) -> bool:
         try:
@@ -136,8 +137,8 @@ def _name(text: str) -> str:
         return text
 
 
-def all_challenges(basic_realm: str, digest: Digest | None, *, secure: bool, stale: bool) -> Iterable[str]:
+def all_challenges(realm: str, digest: Digest | None, *, secure: bool, stale: bool) -> Iterable[str]:
     """In the order of preference: Basic first where the line is safe, Digest first where it isn't."""
-    basic = f'Basic realm="{basic_realm}", charset="UTF-8"'
+    basic = f'Basic realm="{realm}", charset="UTF-8"'
     others = digest.challenges(stale=stale) if digest is not None else []
     return [basic, *others] if secure else [*others, basic]

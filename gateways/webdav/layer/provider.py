@@ -15,7 +15,7 @@ from defusedxml.ElementTree import fromstring
 
 from core.errors import FsError
 from core.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from core.vfs.api import Condition
+from core.vfs.api import Caller, Condition
 from core.vfs.filesystem import Content
 from core.vfs.temporary import new_temporary
 from gateways.webdav import kept
@@ -114,7 +114,8 @@ class _Resource:
         context = self.context
         patch = context.patches.get(self.node.ino)
         if patch is None or (dry_run and patch.started):
-            patch = Patch(context.export.fs, self.node, dead_props=context.config.dead_props)
+            export = context.export
+            patch = Patch(export.fs, self.node, caller=export.caller, dead_props=context.config.dead_props)
             context.patches[self.node.ino] = patch
         if dry_run:
             try:
@@ -267,25 +268,33 @@ async def delete(context: Context, node: Node) -> None:
 
 async def copy(context: Context, node: Node, target: Path, *, deep: bool) -> None:
     export, fs = context.export, context.export.fs
-    meta = fs.meta
+    meta, caller = fs.meta, export.caller
     parent = await export.find_parent(target)
-    temporary = await new_temporary(fs)
+    folder, name, path = await new_temporary(fs)
+    made = path
+    owner = Caller(caller.uid, caller.gids, check=False)
+    if caller.uid:
+        # A place of the user's own: the clone is made, and moved, with no more rights than the user has.
+        folder, name, made = (await fs.mkdir(path, owner, mode=0o700)).ino, b"copy", path + b"/copy"
     try:
         if deep:
             # The root of the volume, where the hidden folders lie, contains every target and never gets here.
-            await meta.clone(node.ino, temporary.folder, temporary.name, export.caller, preserve=True)
+            # A user's copy belongs to the user; the server's own keeps owner and mode.
+            await meta.clone(node.ino, folder, name, caller, preserve=not caller.uid, umask=context.config.umask)
         else:
-            await fs.mkdir(temporary.path, export.caller, mode=node.found.attr.mode, xattrs=node.found.xattrs)
-        copied = await fs.lookup(temporary.path, follow=False)
+            await fs.mkdir(made, owner, mode=node.found.attr.mode, xattrs=node.found.xattrs)
+        copied = await fs.lookup(made, follow=False)
         mtime = context.mtime_ns
-        if mtime is None and not context.config.copy_keep_mtime:
-            mtime = meta.clock_ns()
-        if mtime is not None:
+        if mtime is None:
+            mtime = node.found.attr.mtime_ns if context.config.copy_keep_mtime else meta.clock_ns()
+        if mtime != copied.attr.mtime_ns:
             await fs.set_times(copied.ino, mtime_ns=mtime)
-        await _put_in_place(context, temporary.folder, temporary.name, parent, target)
+        await _put_in_place(context, folder, name, parent, target)
     except BaseException:
-        await _remove_quietly(context, temporary.path)
+        await _remove_quietly(context, path)
         raise
+    if caller.uid:
+        await _remove_quietly(context, path)
 
 
 async def _put_in_place(context: Context, src: int, src_name: bytes, parent: Node, target: Path) -> None:
@@ -299,12 +308,12 @@ async def _put_in_place(context: Context, src: int, src_name: bytes, parent: Nod
         if e.errno != errno.EEXIST:
             raise
     await meta.rename(src, src_name, parent.ino, name, RENAME_EXCHANGE, export.caller)
-    # What was replaced stands under the old name of the new one now.
+    # What was replaced stands under the old name of the new one now. Whoever may replace it may see it go, whole.
     found = await meta.lookup(src, src_name)
     if found[1].is_dir:
-        await meta.remove_tree(src, src_name, export.caller, skip_trash=False, threads=context.config.threads)
+        await meta.remove_tree(src, src_name, skip_trash=False, threads=context.config.threads)
     else:
-        await meta.unlink(src, src_name, export.caller)
+        await meta.unlink(src, src_name)
     if context.locks is not None:
         await context.locks.release_tree(export.place(target))
 
@@ -316,6 +325,8 @@ async def move(context: Context, node: Node, target: Path) -> None:
         raise DavError(403, "The root of what is served can't be moved.")
     parent = await export.find_parent(target)
     there = await export.find(target, follow=False)
+    if there is not None and export.in_trash(node.path):
+        raise DavError(409, "Something stands there; move it away before this comes out of the trash.")
     if there is None:
         await fs.meta.rename(end.found.parent, end.real[-1], parent.ino, target[-1], RENAME_NOREPLACE, export.caller)
     elif not there.is_dir and not end.is_dir:

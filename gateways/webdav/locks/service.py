@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +25,10 @@ from gateways.webdav.locks.records import LockRecords
 from gateways.webdav.locks.table import Lock, LockTable
 from gateways.webdav.names import Path
 
+log = logging.getLogger("sluice.webdav.locks")
+
 _NS: Final = 1_000_000_000
+_SWEEP_S: Final = 60
 
 
 class LockConflict(Exception):
@@ -73,6 +77,15 @@ class LockService:
                         await self._load(generation)
                 self._looked = now
         await self._expire()
+
+    async def run(self) -> None:
+        """Each minute, until cancelled: locks that ended go, also if nobody asks for them (§12.2)."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                await self.fresh()
+            except OSError as error:
+                log.warning("locks that ended can't be removed yet, next try in %d s: %s", _SWEEP_S, error)
 
     async def reread(self) -> None:
         """Before a request is refused: another server may have given back what this one still knows."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 from xml.etree.ElementTree import Element
 
+from core.meta.base import WRITE
+from core.vfs.api import ROOT_CALLER, Caller
 from core.vfs.filesystem import FileSystem
 from gateways.webdav.dates import parse_any_ns
 from gateways.webdav.errors import DavError
@@ -29,8 +31,9 @@ _WIN_TIMES: Final = {
 class Patch:
     """Collects changes in document order; `apply` makes them."""
 
-    def __init__(self, fs: FileSystem, node: Node, *, dead_props: bool = True) -> None:
+    def __init__(self, fs: FileSystem, node: Node, *, caller: Caller = ROOT_CALLER, dead_props: bool = True) -> None:
         self._fs = fs
+        self._caller = caller
         self._node = node
         self._dead_props = dead_props
         self.started = False
@@ -68,11 +71,15 @@ class Patch:
             if ns is not None:
                 self._attrs[_WIN_TIMES[name]] = ns
         if not self._dead_props:
+            if name[0] == MICROSOFT:
+                return  # a refusal would make Windows give up the copy
             raise DavError(403, "This server stores no properties.")
         self._dead[name] = Dead(inner_xml(value), value.get(LANG, ""))
 
     async def apply(self) -> None:
+        if self._caller.uid:
+            await self._fs.meta.require_access(self._caller, self._node.ino, self._node.found.attr, WRITE)
         if self._dead:
             await store.change(self._fs, self._node.ino, self._dead)
         if self._attrs:
-            await self._fs.meta.setattr(self._node.ino, self._attrs)
+            await self._fs.meta.setattr(self._node.ino, self._attrs, self._caller)

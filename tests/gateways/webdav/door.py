@@ -25,14 +25,6 @@ USER = "dav"
 PASSWORD = "dav-secret-0123"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
-#: Works whether or not the command is in the table of commands already.
-_START = """
-from sluicefs.cli import COMMANDS
-COMMANDS.setdefault("webdav", ("Service", "Serve a volume through WebDAV."))
-from sluicefs.__main__ import main
-main()
-"""
-
 
 class Answer(NamedTuple):
     status: int
@@ -64,7 +56,7 @@ class Door(Server):
 
         def command(port: int, folder: Path) -> list[str]:
             return [
-                sys.executable, "-c", _START, "webdav", meta_url, f"127.0.0.1:{port}", "--workers", str(workers),
+                sys.executable, "-m", "sluicefs", "webdav", meta_url, f"127.0.0.1:{port}", "--workers", str(workers),
                 "--grace", "1s", *more, *options,
             ]  # fmt: skip
 
