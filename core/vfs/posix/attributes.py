@@ -168,6 +168,8 @@ class Attributes(PosixBase):
         now = self.meta.clock_ns()
 
         async def body(tx: Tx) -> None:
+            if tx.attempt and (await tx.peek(k.node(ino)))[0] is None:
+                raise FsError(errno.ENOENT, f"inode {ino} does not exist")  # another client has removed it meanwhile
             tx.patch(ino, NodePatch(ctime_ns=now))
             self.meta.log_setattr(tx, ino, {}, msgspec.structs.replace(attr, ctime_ns=now))
 

@@ -51,8 +51,14 @@ def fuzz(place: Place, rng: random.Random, count: int, processes: int) -> None:
 
 
 def sound(place: Place) -> None:
-    """After the mounts are gone, all counters of the volume fit."""
+    """After the mounts are gone, all counters of the volume fit. A file that one mount removes while the other one
+    stores its bytes, together with those of other files, leaves their common object counted once too often; gc finds
+    that, here without the hour for which it leaves new objects alone."""
     if place.mount:
+        place.mount.stop()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JFS_GC_SKIPPEDTIME", "0")
+            place.mount.sluice("gc", "--delete")
         place.check()
         place.mount.start()
 

@@ -48,6 +48,15 @@ class TestModesAndOwners(PosixSuite):
             assert after == await mount.attr(file)
             attr = after
 
+    async def test_a_file_that_another_mount_removes_meanwhile_is_gone(self, mount: Mount, more: Any) -> None:
+        """Between the look that finds nothing to change and the mark of the change."""
+        ino = await mount.touch(b"f")
+        seen = await mount.attr(ino)
+        other = await more()
+        await other.posix.unlink(ROOT, b"f", ROOT_CALLER)
+        async with asyncio.timeout(5):
+            await refused(errno.ENOENT, mount.posix._touch_ctime(ino, seen))
+
     async def test_nothing_to_change_changes_nothing(self, mount: Mount) -> None:
         """chown(-1, -1) reaches us as a request without fields."""
         file = await mount.touch(b"f")
