@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from core.errors import FsError, MetaError
 from core.failpoints import point
 from core.meta import keys as k
-from core.meta.base import READ, WRITE
+from core.meta.base import READ
 from core.meta.caller import ROOT_CALLER, Caller
 from core.meta.inode import Inodes
 from core.meta.recent import forget_oldest
@@ -25,19 +23,14 @@ from core.meta.records import (
     CHUNK_BITS,
     CHUNK_SIZE,
     FILE,
-    FLAG_APPEND,
-    FLAG_IMMUTABLE,
-    MAX_FILE_LENGTH,
     SLICE_BYTES,
     TRASH,
     Attr,
     Slice,
     align4k,
     decode_slices,
-    encode_slice,
-    encode_slices,
 )  # fmt: skip
-from core.meta.slices import flatten, truncate_records
+from core.meta.slices import flatten
 from core.meta.store import DELETE, Tx
 
 T = TypeVar("T")
@@ -53,10 +46,13 @@ MAX_DELETING: Final = 100
 MAX_RECORDS: Final = 2700
 #: Reading as many records starts a compaction; writing does at 99, 199 … and always above 350 (semantics §7.1).
 _READ_TRIGGER: Final = 5
-_WRITE_TRIGGER: Final = 350
+WRITE_TRIGGER: Final = 350
 FORCED_RECORDS: Final = 2500
 #: Truncations and holes of a chunk by this client after which it is looked at; they don't read its records.
 _ZEROS_TRIGGER: Final = 100
+#: Chunks behind the end of a deleted file that are looked for on databases that can't list them, first and later.
+_BEHIND_END: Final = 2
+_MOST_BEHIND: Final = 1024
 #: Most records that one transaction touches where the database sets no limit.
 MAX_TOUCHED: Final = 4000
 
@@ -151,67 +147,6 @@ class Data(Inodes):
         raws = await self.store.read(*(k.chunk(ino, i) for i in indexes))
         return [self._read(ino, i, raw) for i, raw in zip(indexes, raws, strict=True)]
 
-    async def write_slices(
-        self, ino: int, index: int, slices: Sequence[Slice], mtime_ns: int, *, refs: Sequence[int] | None = None
-    ) -> Attr:
-        """Commit slices whose objects are stored already, in order (2 trips; 1 for a file that only this client writes,
-        where reading is a trip at all). ENOENT, EPERM, EDQUOT, ENOSPC.
-
-        refs: reference counts to register for fresh slices (default 1 each; packs register more). A second call with
-        the same slices (its caller got an error and doesn't know) changes nothing if the first one was applied.
-        """
-        self.require_writable()
-        end = (index << CHUNK_BITS) + max(s.pos + s.length for s in slices)
-        fresh = self._first_try(ino, index, slices)
-        uses = dict(zip(slices, refs, strict=True)) if refs else {}
-        seen: Attr | None = None
-        before = 0
-
-        async def body(tx: Tx) -> tuple[Tx, Attr, Sequence[Slice]]:
-            nonlocal seen, before
-            todo = slices
-            number = self._known_count(tx, ino, index) if fresh else None
-            if number is not None and number + len(slices) < _WRITE_TRIGGER:
-                (attr,) = await tx.read(k.node(ino))  # takes the very node for granted that the count belongs to
-            else:
-                # The chunk isn't verified: others' appends don't matter, and the node changes with every one of them.
-                attr, raw = await tx.peek(k.node(ino), k.chunk(ino, index))
-                tx.expect(k.node(ino), attr)
-                if attr is not None and raw and not fresh:
-                    todo = [s for s in slices if not s.id or not holds(raw, encode_slice(s))]
-                    if not any(s.id for s in todo):
-                        return tx, attr, []
-                self.require_room(ino, index, raw, len(slices))
-                number = len(raw or b"") // SLICE_BYTES
-            if attr is None:
-                raise FsError(errno.ENOENT, f"inode {ino} was deleted while it was written")
-            if attr.type != FILE:
-                raise FsError(errno.EPERM, f"inode {ino} is no regular file")
-            seen, before = attr, number
-            new = msgspec.structs.replace(
-                attr, length=max(attr.length, end), mtime_ns=mtime_ns, ctime_ns=self.clock_ns()
-            )
-            tx.append(k.chunk(ino, index), encode_slices(list(todo)))
-            tx.put(k.node(ino), new)
-            for at, s in enumerate(todo):
-                if s.id:
-                    tx.put_new(k.sliceref(s.id, s.size), uses.get(s, 1))
-                self.log_change(
-                    tx, "WRITE", ino, index, s.pos, s.id, s.length, *divmod(mtime_ns, _NS), result=number + at + 1,
-                    now=new.ctime_ns,
-                )  # fmt: skip
-            await self.charge_length(tx, ino, attr, new.length)
-            await point("write.before-commit")
-            return tx, new, todo
-
-        tx, attr, written = await self.with_room(body)
-        await point("write.committed")
-        self.after_commit(tx)
-        if written and seen is not None:
-            self._learn_count(ino, index, seen, attr, before + len(written))
-            await self.appended(ino, index, before, len(written))
-        return attr
-
     def _first_try(self, ino: int, index: int, slices: Sequence[Slice]) -> bool:
         """False if some of these may be in the chunk already, because this process has tried to write them."""
         fresh = True
@@ -278,7 +213,7 @@ class Data(Inodes):
         number = before + added
         if number >= FORCED_RECORDS:
             await self.compact_full(ino, index)
-        elif number > _WRITE_TRIGGER or (number + 1) // 100 != (before + 1) // 100:
+        elif number > WRITE_TRIGGER or (number + 1) // 100 != (before + 1) // 100:
             self.compact_soon(ino, index, number)
 
     def zeroed(self, ino: int, indexes: Iterable[int]) -> None:
@@ -334,60 +269,6 @@ class Data(Inodes):
         for parent, count in parents.items():
             await self.charge(tx, parent, (length - attr.length) * count, space * count, 0, volume=False, owner=False)
 
-    async def truncate(self, ino: int, length: int, caller: Caller = ROOT_CALLER, *, opened: bool = False) -> Attr:
-        """Set the length, growing or shrinking (2 trips). `opened`: through a writable handle."""
-        self.require_writable()
-        if length < 0:
-            raise FsError(errno.EINVAL, f"inode {ino}: negative length {length}")
-        if length >= MAX_FILE_LENGTH:
-            raise FsError(errno.EFBIG, f"inode {ino}: length {length} is over the limit of 2^57 - 1 bytes")
-
-        async def body(tx: Tx) -> tuple[Tx, Attr]:
-            attr, parents = await self.node_and_parents(tx, ino)
-            if attr is None:
-                raise FsError(errno.ENOENT, f"inode {ino} does not exist")
-            if attr.type != FILE or attr.flags & (FLAG_IMMUTABLE | FLAG_APPEND) or (attr.in_trash and not opened):
-                raise FsError(errno.EPERM, f"inode {ino}: no regular file, immutable, append-only, or in the trash")
-            if not opened:
-                await self.require_access(caller, ino, attr, WRITE)
-            if attr.length == length:
-                return tx, attr
-            reached = await self._mask_range(tx, ino, attr.length, length)
-            now = self.clock_ns()
-            new = msgspec.structs.replace(attr, length=reached, mtime_ns=now, ctime_ns=now)
-            tx.put(k.node(ino), new)
-            self.log_change(tx, "TRUNCATE", ino, attr.length, reached, int(opened), now=now)
-            await self.charge_length(tx, ino, attr, reached, parents)
-            return tx, new
-
-        while True:
-            tx, attr = await self.store.transact(body)
-            self.after_commit(tx)
-            if attr.length == length:
-                return attr
-
-    async def _mask_range(self, tx: Tx, ino: int, old: int, new: int) -> int:
-        """Hide what lies between two lengths (format §3.3). Returns the length that this transaction can reach: a
-        large file on a database with a limit is shortened in several steps."""
-        middle: Collection[int] = ()
-        last = max(old, new) >> CHUNK_BITS
-        if last - (min(old, new) >> CHUNK_BITS) > 1:
-            (middle,) = await tx.peek(k.chunks(ino, last))
-        records = truncate_records(old, new, middle)
-        limit = self.touch_limit()
-        if len(records) > limit:
-            if new < old:
-                kept = sorted(records)[-limit:]
-                new = kept[0] << CHUNK_BITS
-            else:
-                kept = sorted(records)[:limit]
-                new = kept[-1] + 1 << CHUNK_BITS
-            records = {index: records[index] for index in kept}
-        for index, record in records.items():
-            tx.append(k.chunk(ino, index), encode_slice(record))
-        tx.after.append(lambda: self.zeroed(ino, records))
-        return new
-
     # -- deletion: entry gone -> delfile -> chunks -> reference counts -> objects --------------------------------
 
     def delete_data_soon(self, ino: int, length: int) -> None:
@@ -403,13 +284,29 @@ class Data(Inodes):
 
     async def delete_data(self, ino: int, length: int) -> None:
         """Chunks, then objects of unused slices, then the record: whatever stops this, a later run goes on."""
-        count = (1 << 31) if self.store.caps.enumerate_chunks else chunk_count(length)
         await point("delete.before-chunks")
-        (chunks,) = await self.store.read(k.chunks(ino, count))
-        for index, raw in chunks.items():
+        for index, raw in (await self._all_chunks(ino, length)).items():
             await self.delete_chunk(ino, index, raw)
         await point("delete.before-record")
         await self.store.commit([], [(DELETE, k.delfile(ino, length), None)])
+
+    async def _all_chunks(self, ino: int, length: int) -> dict[int, bytes]:
+        """Every chunk of a deleted file (1 trip). A database that can't list them is asked for those that the length
+        tells, and for more as long as there are some: JuiceFS leaves them behind an end that it has cut (§6.4)."""
+        if self.store.caps.enumerate_chunks:
+            (listed,) = await self.store.read(k.chunks(ino, 1 << 31))
+            return dict(listed)
+        step = _BEHIND_END
+        asked = chunk_count(length) + step
+        (first,) = await self.store.read(k.chunks(ino, asked))
+        found = dict(first)
+        while asked < 1 << 31 and max(found, default=-1) >= asked - step:
+            step = min(2 * step, _MOST_BEHIND)
+            indexes = range(asked, asked + step)
+            raws = await self.store.read(*(k.chunk(ino, index) for index in indexes))
+            found.update((index, raw) for index, raw in zip(indexes, raws, strict=True) if raw)
+            asked += step
+        return found
 
     async def delete_chunk(self, ino: int, index: int, raw: bytes | None = None) -> None:
         """Remove a chunk of a deleted file and the references of its records (2 trips; 1 if `raw` still holds).

@@ -11,7 +11,9 @@ from core.meta.clone import Clone
 from core.meta.compact import Compaction
 from core.meta.format import Format
 from core.meta.jobs import Jobs
+from core.meta.length import Lengths
 from core.meta.locks import Locks
+from core.meta.lost import Lost
 from core.meta.quota import Quotas
 from core.meta.ranges import Ranges
 from core.meta.recording import Recording
@@ -34,7 +36,7 @@ class StatFs(NamedTuple):
     available_inodes: int
 
 
-class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges, Recording):
+class Meta(Clone, Restore, Quotas, Trees, Jobs, Locks, Compaction, Ranges, Recording, Lengths, Lost):
     """Every operation in one object; each base class is one concern, in a module of that name."""
 
     async def statfs(self, ino: int = ROOT) -> StatFs:

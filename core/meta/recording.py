@@ -21,7 +21,7 @@ from core.failpoints import point
 from core.meta import keys as k
 from core.meta.base import EXECUTE, WRITE
 from core.meta.caller import ROOT_CALLER, Caller
-from core.meta.data import Data, holds
+from core.meta.data import WRITE_TRIGGER, Data, holds
 from core.meta.records import (
     CHUNK_BITS,
     CHUNK_SIZE,
@@ -40,8 +40,6 @@ from core.meta.slices import count_references
 from core.meta.store import Tx
 
 _NS: Final = 1_000_000_000
-#: From so many records on a chunk is looked at before more is appended (semantics §7.1).
-_MANY: Final = 350
 
 
 class Recorded(NamedTuple):
@@ -55,11 +53,22 @@ class Recorded(NamedTuple):
 class Recording(Data):
     """Mixin of `Meta`."""
 
+    async def write_slices(
+        self, ino: int, index: int, slices: Sequence[Slice], mtime_ns: int, *, refs: Sequence[int] | None = None
+    ) -> Attr:
+        """`record_slices` for whom only what the inode is afterwards matters."""
+        return (await self.record_slices(ino, index, slices, mtime_ns, refs=refs)).after
+
     async def record_slices(
         self, ino: int, index: int, slices: Sequence[Slice], mtime_ns: int, *, refs: Sequence[int] | None = None
     ) -> Recorded:
-        """`write_slices` that tells what the inode was before: who knows what it should have been finds out whether
-        another client has changed the file."""
+        """Commit slices whose objects are stored already, in order (2 trips; 1 for a file that only this client writes,
+        where reading is a trip at all). It tells what the inode was before, so that who knows what it should have been
+        finds out whether another client has changed the file. ENOENT, EPERM, EDQUOT, ENOSPC.
+
+        refs: reference counts to register for fresh slices (default 1 each; packs register more). A second call with
+        the same slices (its caller got an error and doesn't know) changes nothing if the first one was applied.
+        """
         self.require_writable()
         end = (index << CHUNK_BITS) + max(s.pos + s.length for s in slices)
         uses = {(s.id, s.size): n for s, n in zip(slices, refs, strict=True)} if refs else {}
@@ -71,10 +80,11 @@ class Recording(Data):
             nonlocal seen, number
             todo = slices
             known = self._known_count(tx, ino, index) if fresh else None
-            if known is not None and known + len(slices) < _MANY:
+            if known is not None and known + len(slices) < WRITE_TRIGGER:
                 number = known
                 (attr,) = await tx.read(k.node(ino))  # takes the very node for granted that the count belongs to
             else:
+                # The chunk isn't verified: others' appends don't matter, and the node changes with every one of them.
                 attr, raw = await tx.peek(k.node(ino), k.chunk(ino, index))
                 tx.expect(k.node(ino), attr)
                 if attr is not None and raw and not fresh:
@@ -116,7 +126,7 @@ class Recording(Data):
             expected = tx.recent.get(k.node(ino)) if tx.recent is not None else None
             placed = place_pieces(pieces, expected.length) if expected is not None else {}
             numbers = {index: self._known_count(tx, ino, index) for index in placed}
-            if placed and all(n is not None and n + len(placed[i]) < _MANY for i, n in numbers.items()):
+            if placed and all(n is not None and n + len(placed[i]) < WRITE_TRIGGER for i, n in numbers.items()):
                 (attr,) = await tx.read(k.node(ino))
                 seen = self._require_file(ino, attr)
             else:

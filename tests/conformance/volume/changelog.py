@@ -99,8 +99,9 @@ class ChangeLog(VolumeBase):
         assert found[0] == f"WRITE({f},1,8,{piece},4096,3,4):1"
         old = (1 << 26) + 8 + 4096
         assert found[1].startswith(f"TRUNCATE({f},{old},100,")
-        assert found[2] == f"FALLOCATE({f},0,200,0)"
-        assert found[3] == f"COPYFILERANGE({f},0,{g},50,100):150"
+        assert found[2] == f"DELCHUNK({f},1)"
+        assert found[3] == f"FALLOCATE({f},0,200,0)"
+        assert found[4] == f"COPYFILERANGE({f},0,{g},50,100):150"
 
     async def test_a_publish_is_several_lines_of_one_commit(self, meta: Meta) -> None:
         await self.set_trash(meta, 0)

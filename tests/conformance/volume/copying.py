@@ -110,6 +110,7 @@ class Copying(VolumeBase):
             await client.write(f.ino, at, data)
             f.put(at, data)
         elif what == "truncate":
+            at = rng.choice((0, at, at))
             await client.meta.truncate(f.ino, at)
             f.resize(at)
         elif what == "punch":

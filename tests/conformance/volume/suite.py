@@ -17,6 +17,7 @@ from tests.conformance.volume.copying import Copying
 from tests.conformance.volume.data import Data
 from tests.conformance.volume.invariants import check_invariants
 from tests.conformance.volume.jobs import Jobs
+from tests.conformance.volume.lengths import Lengths
 from tests.conformance.volume.locks import Locks
 from tests.conformance.volume.namespace import Namespace
 from tests.conformance.volume.publish import Publishing
@@ -42,6 +43,7 @@ class VolumeSuite(
     Copying,
     Concurrency,
     ChangeLog,
+    Lengths,
 ):
     """Everything. A store is proven by a class of a few lines that provides the `store` fixture."""
 

@@ -35,15 +35,16 @@ BUDGET: dict[str, tuple[int, str]] = {
     "rename": (2, "10.8 / 14.4"),
     "rename over a file": (2, ""), "rename to another directory": (2, ""),
     "chmod": (2, "5.4 / 5.5"), "setxattr": (2, "4.2 / 5.3"), "slice commit": (2, "6.6 / 10.1"), "truncate": (2, ""),
-    "copy_file_range": (2, ""), "clone of a file": (2, ""), "flock": (2, ""), "POSIX lock": (2, ""),
+    "truncate to nothing": (2, ""), "copy_file_range": (2, ""), "clone of a file": (2, ""), "flock": (2, ""),
+    "POSIX lock": (2, ""),
     "publish in a known directory": (1, ""), "publish in a new place": (2, ""),
 }  # fmt: skip
 #: Where a protocol forces one more; docs/metadata-round-trips.md says why.
 ONE_MORE: dict[str, set[str]] = {
     "etcd": {"readdir, 1,000 with attributes"},
     "tikv": {
-        "readdir, 1,000 with attributes", "slice commit", "truncate", "copy_file_range", "clone of a file", "flock",
-        "POSIX lock", "publish in a known directory", "publish in a new place",
+        "readdir, 1,000 with attributes", "slice commit", "truncate", "truncate to nothing", "copy_file_range",
+        "clone of a file", "flock", "POSIX lock", "publish in a known directory", "publish in a new place",
     },
 }  # fmt: skip
 
@@ -64,11 +65,12 @@ async def measure(meta: Meta) -> dict[str, int]:
         await meta.create(sub, b"f%03d" % at)
     file, _ = await meta.create(top, b"file")
     target, _ = await meta.create(top, b"target")
+    emptied, _ = await meta.create(top, b"emptied")
     numbers = iter(range(1, 1000))
 
-    async def slices() -> None:
+    async def slices(ino: int = file) -> None:
         ident = meta.slice_ids.take_nowait() or await meta.slice_ids.take()
-        await meta.write_slices(file, 0, [Slice(0, ident, 4096, 0, 4096)], next(numbers))
+        await meta.write_slices(ino, 0, [Slice(0, ident, 4096, 0, 4096)], next(numbers))
 
     def content() -> Content:
         ident = meta.slice_ids.take_nowait()
@@ -76,6 +78,7 @@ async def measure(meta: Meta) -> dict[str, int]:
         return Content(4096, {0: [Slice(0, ident, 4096, 0, 4096)]}, fresh=((ident, 4096, 1),))
 
     await slices()
+    await slices(emptied)
     await meta.publish(1, [b"top", b"known"], content())
     await meta.create(top, b"trashed-before")
     await meta.unlink(top, b"trashed-before")  # this hour's trash directory exists from here on
@@ -103,6 +106,7 @@ async def measure(meta: Meta) -> dict[str, int]:
     await take("setxattr", lambda: meta.setxattr(file, b"user.a", b"1"))
     await take("slice commit", slices)
     await take("truncate", lambda: meta.truncate(file, 10_000))
+    await take("truncate to nothing", lambda: meta.truncate(emptied, 0))
     await take("copy_file_range", lambda: meta.copy_file_range(file, 0, target, 0, 4096))
     await take("clone of a file", lambda: meta.clone(file, top, b"cloned"))
     await take("flock", lambda: meta.flock(file, 1, "W"))
