@@ -71,8 +71,8 @@ class GcReport:
 
     Objects, each in one class: valid (a file uses it), compacted (replaced by a compaction, kept for the trash days),
     pending (its count says nobody uses it), leaked (nobody knows it), skipped (younger than the fence, or not ours).
-    miscounted: slices whose count is higher than the number of their uses. counters: (usedSpace, totalInodes) as
-    stored and as counted, if they differ.
+    lost_files: inodes that don't exist any more but have slices. miscounted: slices whose count is higher than the
+    number of their uses. counters: (usedSpace, totalInodes) as stored and as counted, if they differ.
     """
 
     delete: bool = False
@@ -87,6 +87,7 @@ class GcReport:
     expired_trash: int = 0
     detached: int = 0
     delfiles: int = 0
+    lost_files: int = 0
     unused_slices: int = 0
     delayed_due: int = 0
     miscounted: int = 0
@@ -193,6 +194,8 @@ class _Run:
             (key async for key, _ in store.scan(k.DELFILE)),
             lambda key: meta.delete_data(key[1], key[2]),
         )
+        lost = await meta.find_lost()
+        report.lost_files = await self._each("files that are lost", _items(lost), lambda one: meta.release_lost(*one))
         delayed_s = days * 86400
         report.delayed_due = await _count(store, k.DELSLICES, lambda key, _: key[2] < int(self.now) - delayed_s)
         if self.delete and report.delayed_due:
@@ -414,6 +417,11 @@ async def delayed_slices(store: RecordStore) -> AsyncIterator[tuple[int, int]]:
     async for _, raw in store.scan(k.DELSLICES):
         for slice_id, size in _DELAYED.iter_unpack(raw[: len(raw) // _DELAYED.size * _DELAYED.size]):
             yield slice_id, size
+
+
+async def _items(found: dict[int, int]) -> AsyncIterator[tuple[int, int]]:
+    for item in found.items():
+        yield item
 
 
 async def _count(store: RecordStore, kind: str, wanted: Callable[[Key, int], bool]) -> int:

@@ -186,11 +186,12 @@ class _Reading:
                 self.damaged.append(Finding("delayed", key[1:], f"{len(raw)} bytes", "records of 12 bytes"))
 
     async def _uses(self) -> AsyncIterator[Row]:
-        lost: dict[int, int] = {}
+        lost: dict[int, tuple[int, int]] = {}
         async for key, raw in self.meta.store.scan(k.CHUNK):
             ino: int = key[1]
-            if not self.ledger.one("SELECT 1 FROM node WHERE ino = ?", ino) and len(lost) < LIMIT:
-                lost[ino] = lost.get(ino, 0) + 1
+            if not self.ledger.one("SELECT 1 FROM node WHERE ino = ?", ino) and (ino in lost or len(lost) < LIMIT):
+                last, number = lost.get(ino, (0, 0))
+                lost[ino] = (max(last, key[2]), number + 1)
             try:
                 records = decode_slices(raw)
             except ValueError as e:
@@ -203,7 +204,7 @@ class _Reading:
                     # Missing objects of files that are being deleted are nobody's loss: inode 0.
                     gone = self.ledger.one("SELECT 1 FROM deleted WHERE ino = ?", key[1])
                     yield s.id, s.size, 0 if gone else ino
-        self.ledger.add("INSERT OR REPLACE INTO lost VALUES (?, ?)", lost.items())
+        self.ledger.add("INSERT OR REPLACE INTO lost VALUES (?, ?, ?)", ((ino, *seen) for ino, seen in lost.items()))
 
     async def _links(self) -> AsyncIterator[Row]:
         """Stored link counts per parent of inodes that have (had) several links."""

@@ -15,7 +15,7 @@ from core.gc import set_references
 from core.meta import keys as k
 from core.meta.base import Exists
 from core.meta.meta import Meta
-from core.meta.records import CHUNK_BITS, DIRECTORY, FILE, ROOT, Attr, DirStat, Entry, NodePatch, node_space
+from core.meta.records import DIRECTORY, FILE, ROOT, Attr, DirStat, Entry, NodePatch, node_space
 from core.meta.recount import Sample, measure
 from core.meta.store import ADD, Tx
 
@@ -54,7 +54,7 @@ async def repair(meta: Meta, finding: Finding, *, directory_mode: int = DIRECTOR
     if kind == "no-quota-directory":
         return await meta.store.transact(lambda tx: _drop_quota(tx, key[0]))
     if kind == "lost-chunk":
-        return await _delete_lost(meta, key[0])
+        return await meta.release_lost(key[0], key[1])
     return await meta.store.transact(lambda tx: _repair_node(tx, finding))
 
 
@@ -122,27 +122,6 @@ async def _drop_quota(tx: Tx, ino: int) -> bool:
 
 
 # -- nodes and entries -----------------------------------------------------------------------------------------------
-
-
-async def _delete_lost(meta: Meta, ino: int) -> bool:
-    """Chunks of a file that is gone: recorded as a removed file, which is deleted as all others are."""
-    last = -1
-    async for key, _ in meta.store.scan(k.CHUNK):
-        if key[1] == ino:
-            last = max(last, key[2])
-    length = (last + 1) << CHUNK_BITS
-
-    async def body(tx: Tx) -> bool:
-        (attr,) = await tx.read(k.node(ino))
-        if attr is not None or last < 0:
-            return False
-        tx.put(k.delfile(ino, length), meta.clock_ns() // 1_000_000_000)
-        return True
-
-    if not await meta.store.transact(body):
-        return False
-    await meta.delete_data(ino, length)
-    return True
 
 
 async def _repair_node(tx: Tx, finding: Finding) -> bool:

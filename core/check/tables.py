@@ -15,7 +15,7 @@ CREATE TABLE dirstat (ino INTEGER PRIMARY KEY, length INT, space INT, inodes INT
 CREATE TABLE link (ino INT, parent INT, n INT, PRIMARY KEY (ino, parent)) WITHOUT ROWID;
 CREATE TABLE held (ino INTEGER PRIMARY KEY);
 CREATE TABLE quota (ino INTEGER PRIMARY KEY, space INT, inodes INT);
-CREATE TABLE lost (ino INTEGER PRIMARY KEY, chunks INT);
+CREATE TABLE lost (ino INTEGER PRIMARY KEY, last INT, chunks INT);
 CREATE TABLE target (ino INTEGER PRIMARY KEY);
 CREATE TABLE deleted (ino INTEGER PRIMARY KEY);
 CREATE TABLE ref (id INT, size INT, n INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
@@ -92,8 +92,9 @@ SELECT n.ino, NULL, 'a target' FROM node n WHERE n.type = 3 AND NOT EXISTS (SELE
 
 #: Chunks of inodes that don't exist; the order of reading (chunks, then what is being deleted) makes them certain.
 LOST_CHUNKS: Final = """
-SELECT l.ino, l.chunks || ' chunks', 'none' FROM lost l
+SELECT l.ino, l.last, l.chunks || ' chunks', 'none' FROM lost l
 WHERE NOT EXISTS (SELECT 1 FROM node n WHERE n.ino = l.ino) AND NOT EXISTS (SELECT 1 FROM deleted d WHERE d.ino = l.ino)
+AND NOT EXISTS (SELECT 1 FROM held h WHERE h.ino = l.ino)
 """
 
 #: What lies directly in each directory, whatever its own record says.

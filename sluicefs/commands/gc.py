@@ -28,6 +28,7 @@ _FOUND = (
     ("expired_trash", "hours of trash that are due"),
     ("detached", "unfinished clones"),
     ("delfiles", "removed files whose data is still there"),
+    ("lost_files", "files that don't exist but have slices"),
     ("delayed_due", "records of compacted slices that are due"),
     ("unused_slices", "slices that nobody uses"),
     ("miscounted", "slices counted more often than used"),

@@ -62,6 +62,28 @@ async def idle(volume: Volume) -> None:
         await asyncio.wait(set(volume.meta._background))
 
 
+async def test_slices_of_files_that_do_not_exist_go(volume: Volume) -> None:
+    """As JuiceFS leaves them on Redis: the file was cut before it was removed."""
+    meta = volume.meta
+    await fill(volume, abandoned=0)
+    content = await volume.fs.content_of(os.urandom(3 << 20))
+    made = await volume.fs.publish(b"/d/lost", content, parents=ImplicitDirs())
+    (raw,) = await meta.store.read(k.chunk(made.ino, 0))
+    await meta.store.commit([], [(PUT, k.chunk(made.ino, 7), raw), (DELETE, k.chunk(made.ino, 0), None)])
+    (attr,) = await meta.store.read(k.node(made.ino))
+    gone = (k.node(made.ino), k.entry(attr.parent, b"lost"))
+    await meta.store.commit([], [(DELETE, key, None) for key in gone])
+    before = await stored(volume)
+    assert ("lost-chunk", (made.ino, 7)) in {(finding.kind, finding.key) for finding in await check(meta)}
+    report = await collect(volume, min_age_s=0)
+    assert report.lost_files == 1 and await stored(volume) == before
+    report = await collect(volume, delete=True, min_age_s=0)
+    assert (report.lost_files, report.failures) == (1, [])
+    assert len(before) - len(await stored(volume)) == 1
+    assert (await collect(volume, delete=True, min_age_s=0)).lost_files == 0
+    assert "lost-chunk" not in {finding.kind for finding in await check(meta)}
+
+
 async def test_counts_of_packs_are_set_right_behind_the_fence_only(volume: Volume) -> None:
     await fill(volume)
     young = await collect(volume, delete=True)
