@@ -39,7 +39,6 @@ _LACKS: Final[dict[str, dict[str, str]]] = {
         "collapse": "tmpfs can't shift bytes",
     },
     "ext4": {},
-    "redis": {"whole_deletion": "deletion goes by the length of a file, so chunks beyond a cut are left to fsck"},
     "writeback_cache": {
         "fresh_blocks": "with writeback_cache the kernel shows st_blocks as old as its attribute cache",
         "holes_seen": "with writeback_cache the kernel holds bytes that we don't know, so all of a file is data",
@@ -78,8 +77,6 @@ class Place:
         """Unmount; what was left of the volume has to be sound."""
         assert self.mount
         self.mount.stop()
-        if self.lacks("whole_deletion"):
-            self.mount.sluice("fsck", "--repair")
         self.mount.check("--objects")
 
     def tick(self) -> None:
