@@ -36,7 +36,7 @@ class _Adler:
         return self._value.to_bytes(4, "big")
 
 
-_OC: Final[dict[str, Callable[[], Any]]] = {
+OC_ALGORITHMS: Final[dict[str, Callable[[], Any]]] = {
     "SHA1": lambda: hashlib.sha1(usedforsecurity=False), "SHA256": hashlib.sha256, "ADLER32": _Adler,
     "MD5": lambda: hashlib.md5(usedforsecurity=False),
 }  # fmt: skip
@@ -71,7 +71,7 @@ def wanted(headers: Mapping[str, str]) -> Checks | None:
         checks.add("Content-MD5", _RFC9530["md5"](), _base64(text, "Content-MD5", 16))
     if text := headers.get("oc-checksum"):
         name, _, value = text.strip().partition(":")
-        make = _OC.get(name.upper())
+        make = OC_ALGORITHMS.get(name.upper())
         if make is not None:
             try:
                 checks.add("OC-Checksum", make(), bytes.fromhex(value.strip()))

@@ -16,7 +16,7 @@ from core.vfs.api import Caller, Condition
 from core.vfs.etags import synthetic_etag
 from core.vfs.filesystem import Content, Published, SourceChanged
 from core.vfs.temporary import new_temporary
-from gateways.webdav import digests, kept
+from gateways.webdav import digests, kept, recalculate
 from gateways.webdav.dates import http_date, parse_epoch_ns
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
@@ -169,6 +169,8 @@ async def patch(call: Call, node: Node | None) -> Response:
         raise DavError(404)
     if node.is_dir:
         raise DavError(405, "A collection can't be patched.")
+    if recalculate.HEADER in headers:
+        return await recalculate.recalculate(call, node)
     if headers.get("content-type", "").partition(";")[0].strip().lower() != _PATCH_TYPE:
         raise DavError(415, f"The content type must be {_PATCH_TYPE}.", headers=[("Accept-Patch", _PATCH_TYPE)])
     if body.length is None:
