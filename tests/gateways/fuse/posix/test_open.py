@@ -262,6 +262,8 @@ def test_a_running_program_is_not_written(d: Path) -> None:
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_WRONLY | os.O_TRUNC):
             with fails(errno.ETXTBSY):
                 os.open(program, flags)
+            assert running.poll() is None, f"it died of open({flags:#o}): its code was cut under it"
+        assert program.read_bytes() == Path("/bin/sleep").read_bytes()
         with fails(errno.ETXTBSY):
             os.truncate(program, 0)
         calls.may_open(program, os.O_RDONLY)
