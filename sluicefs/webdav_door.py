@@ -22,13 +22,14 @@ from core.config import Address
 from core.errors import ConfigError, VolumeError
 from core.vfs.temporary import Cleaner
 from core.volume import DEFAULT_BUFFER
+from gateways.http.messages import Application
+from gateways.http.server import Limits
+from gateways.http.workers import Options, Worker, serve
 from gateways.webdav.auth.proxies import Proxies
 from gateways.webdav.config import WebDavConfig
 from gateways.webdav.locks.records import LockRecords
 from gateways.webdav.locks.service import LockService
 from gateways.webdav.names import normal_authority, parse_prefix
-from gateways.webdav.server import Application, Limits
-from gateways.webdav.workers import Options, serve
 from sluicefs.options import DURATION, chain, option, volume_options
 from sluicefs.volume import opened
 from sluicefs.webdav_users import callers, doorkeeper, exports, users_of, warn_of_open_doors
@@ -84,6 +85,7 @@ webdav_server_options = chain(
     option("--max-connections", type=click.IntRange(1), default=10_000, help="Of each process."),
     option("--cert-file", type=click.Path(), metavar="PEM", help="Serve HTTPS; read again when the file changes."),
     option("--key-file", type=click.Path(), metavar="PEM", help="The certificate's key."),
+    option("--access-log", type=click.Path(), metavar="FILE", help="One line per request."),
     option("--grace", type=DURATION, default="30s", help="Time for running requests when it stops."),
     option("--mountpoint", default="webdav", metavar="LABEL", help="Name of this client in `status`."),
 )  # fmt: skip
@@ -97,7 +99,7 @@ _OTHER = (
     "read_only_users", "identity", "user_map", "umask", "lock_max_timeout", "lock_consistency", "no_dead_props",
     "enable_proppatch", "no_mac_files", "normalize", "etag",
 )  # fmt: skip
-_SERVER = ("workers", "max_connections", "cert_file", "key_file", "grace", "mountpoint")
+_SERVER = ("workers", "max_connections", "cert_file", "key_file", "access_log", "grace", "mountpoint")
 _LEAST_BUFFER = 64 << 20
 
 
@@ -146,7 +148,7 @@ def run_webdav(
     warn_of_open_doors(config, rules, users, address, tls=bool(server["cert_file"]))
 
     @asynccontextmanager
-    async def build_app(number: int) -> AsyncIterator[Application]:
+    async def build_app(worker: Worker) -> AsyncIterator[Application]:
         from gateways.webdav.app import WebDavApplication
 
         async with opened(meta_url, mount_point=server["mountpoint"], **client) as volume:
@@ -162,7 +164,7 @@ def run_webdav(
             )  # fmt: skip
             volume.meta.on_fatal = _end_process
             tasks = []
-            if number == 0 and not own.read_only:
+            if worker.number == 0 and not own.read_only:
                 tasks.append(asyncio.create_task(Cleaner(volume.fs).run()))
             if locks is not None:
                 tasks.append(asyncio.create_task(locks.run()))
@@ -175,8 +177,8 @@ def run_webdav(
                 app.close()
 
     options = Options(
-        limits=Limits(max_connections=server["max_connections"]), certificate=server["cert_file"],
-        key=server["key_file"], grace_s=server["grace"],
+        limits=Limits(max_connections=server["max_connections"]), tls_certificate=server["cert_file"],
+        tls_key=server["key_file"], access_log=server["access_log"], grace_s=server["grace"], door="webdav",
     )  # fmt: skip
     return serve(build_app, address.host, address.port, workers, options, on_ready=on_ready)
 

@@ -24,6 +24,8 @@ from gateways.http.messages import Response
 
 #: Up to here head and body leave in one write as one buffer; beyond, copying costs more than a second iovec.
 JOIN_BYTES = 64 * 1024
+#: An answer whose end isn't known yet leaves as it is made, beyond this: somebody waits for its first part.
+CHUNKED_JOIN_BYTES = 4 * 1024
 #: File ranges from here on go by sendfile in a thread; a thread hop costs about what copying 256 KiB costs.
 SENDFILE_BYTES = 256 * 1024
 #: Largest piece that is read at once where sendfile can't be used.
@@ -143,6 +145,7 @@ async def send(sink: Sink, answer: Plan) -> int:
     parts = answer.parts
     assert parts is not None
     held: list[Buffer] = [answer.head]
+    most = CHUNKED_JOIN_BYTES if answer.chunked else JOIN_BYTES
     held_bytes = 0
     sent = 0
     try:
@@ -156,7 +159,7 @@ async def send(sink: Sink, answer: Plan) -> int:
                 held.append(b"%x\r\n" % size)
             if type(part) is FileRange:
                 held_bytes = await _send_file(sink, part, held, held_bytes)
-            elif held_bytes + size <= JOIN_BYTES:
+            elif held_bytes + size <= most:
                 held.append(part if isinstance(parts, list) else bytes(part))  # type: ignore[arg-type]
                 held_bytes += size
             else:

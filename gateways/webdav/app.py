@@ -18,6 +18,7 @@ from core.errors import FsError
 from core.meta.records import FILE, ROOT
 from core.vfs.api import Condition
 from core.vfs.filesystem import FileSystem
+from gateways.http.messages import Application, BadRequest, IncompleteBody, Request, Response, SlowBody, read_all
 from gateways.webdav import gate, listing, propfind, read, write
 from gateways.webdav.auth.door import Doorkeeper
 from gateways.webdav.auth.users import ANONYMOUS, User
@@ -28,7 +29,6 @@ from gateways.webdav.dates import parse_epoch_ns
 from gateways.webdav.errors import XML_TYPE, DavError, from_exception
 from gateways.webdav.export import Export, Node
 from gateways.webdav.gate import Call, MembersLocked
-from gateways.webdav.http import IncompleteBody, Request, Response, SlowBody, read_all
 from gateways.webdav.layer.bridge import Bridge
 from gateways.webdav.layer.context import Context
 from gateways.webdav.locks.service import LockService
@@ -55,7 +55,7 @@ _MAC_HINTS: Final = frozenset(
 ExportOf = Callable[[User], Export]
 
 
-class WebDavApplication:
+class WebDavApplication(Application):
     """One volume behind one door. `close` ends its threads."""
 
     def __init__(
@@ -117,6 +117,19 @@ class WebDavApplication:
         if error.status == 401:
             headers += self._class_headers
         return Response(error.status, headers, body, close=error.close)
+
+    def refusal(self, error: BadRequest) -> Response:
+        headers = [("Allow", _ON_FILE)] if error.status == 405 else []
+        return self._refusal(DavError(error.status, error.message, headers=headers, close=True))
+
+    def failure(self, request: Request, error: BaseException) -> Response:
+        known = from_exception(error, changing=False)
+        # What was found a moment ago failed: that is no answer about the request.
+        if known is None or known.status < 500:
+            known = DavError(500, "The server failed; its log says why.")
+        response = self._refusal(known)
+        response.close = True
+        return response
 
     # -- one request --------------------------------------------------------------------------------------------
 
@@ -215,7 +228,8 @@ class WebDavApplication:
                 await self.fs.meta.require_access(call.export.caller, node.ino, node.found.attr, 4)
             return await read.get_file(call, node)
         if call.method == "HEAD":
-            return Response(200, read.headers_of(call, node))
+            # The answer to GET would be streamed: no length is known.
+            return Response(200, read.headers_of(call, node), _nothing())
         if self.config.disallow_list:
             raise DavError(403, "Collections can't be listed this way.")
         if self.config.html_index and "text/html" in call.headers.get("accept", ""):
@@ -470,6 +484,11 @@ async def _undo(call: Call, made: Node) -> None:
         )  # fmt: skip
     except FsError as error:
         log.debug("an empty file stays: %s", error)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 async def _resumed(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

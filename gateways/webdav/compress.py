@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from core.chunk.api import FileRange
 from core.object.api import Buffer
-from gateways.webdav.http import Request, Response
+from gateways.http.messages import Request, Response
 
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from gateways.webdav.http import Request, Response
+from gateways.http.messages import Request, Response
 
 _METHODS: Final = "OPTIONS, GET, HEAD, PUT, PATCH, DELETE, MKCOL, COPY, MOVE, PROPFIND, PROPPATCH, LOCK, UNLOCK"
 _HEADERS: Final = (

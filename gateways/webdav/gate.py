@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from gateways.http.messages import Request
 from gateways.webdav import conditions, ifheader, kept
 from gateways.webdav.auth.users import User
 from gateways.webdav.config import DEFAULT_LOCK_S, WebDavConfig
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Export, Node
-from gateways.webdav.http import Request
 from gateways.webdav.locks.service import LockService
 from gateways.webdav.locks.table import TOKEN_SCHEME, Lock, unsatisfied
 from gateways.webdav.names import Path, Target, href, normal_authority, parse_target, split_reference, starts_with

@@ -14,10 +14,10 @@ from html import escape
 from typing import Final
 from urllib.parse import parse_qs, quote
 
+from gateways.http.messages import Response
 from gateways.webdav.dates import iso_date
 from gateways.webdav.export import Node
 from gateways.webdav.gate import Call
-from gateways.webdav.http import Response
 from gateways.webdav.names import HIDDEN, TRASH, quote_name
 from gateways.webdav.properties.live import Resource, display_text
 

@@ -10,12 +10,12 @@ from typing import Final
 from core.chunk.api import FileRange
 from core.object.api import Buffer
 from core.vfs.etags import X_META
+from gateways.http.messages import Response
 from gateways.webdav import kept
 from gateways.webdav.conditions import range_applies
 from gateways.webdav.dates import http_date
 from gateways.webdav.export import Export, Node
 from gateways.webdav.gate import Call, etag_of
-from gateways.webdav.http import Response
 from gateways.webdav.ranges import Range, parse
 
 _NS: Final = 1_000_000_000

@@ -12,11 +12,11 @@ import asyncio
 import re
 from typing import Final
 
+from gateways.http.messages import Response
 from gateways.webdav.digests import OC_ALGORITHMS
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
 from gateways.webdav.gate import Call, etag_of
-from gateways.webdav.http import Response
 
 HEADER: Final = "x-recalculate-hash"
 _PIECE: Final = 4 << 20  # one block

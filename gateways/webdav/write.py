@@ -16,12 +16,12 @@ from core.vfs.api import Caller, Condition
 from core.vfs.etags import synthetic_etag
 from core.vfs.filesystem import Content, Published, SourceChanged
 from core.vfs.temporary import new_temporary
+from gateways.http.messages import Body, Response
 from gateways.webdav import digests, kept, recalculate
 from gateways.webdav.dates import http_date, parse_epoch_ns
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
 from gateways.webdav.gate import Call
-from gateways.webdav.http import Body, Response
 
 _NS: Final = 1_000_000_000
 _SMALL: Final = 64 << 10

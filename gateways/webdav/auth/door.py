@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import unquote
 
+from gateways.http.messages import Request
 from gateways.webdav.auth import basic
 from gateways.webdav.auth.digest import Digest, all_challenges
 from gateways.webdav.auth.proxies import NOBODY, Proxies
 from gateways.webdav.auth.throttle import Throttle
 from gateways.webdav.auth.users import ANONYMOUS, User, UserBase
 from gateways.webdav.errors import DavError
-from gateways.webdav.http import Request
 
 
 class Doorkeeper:

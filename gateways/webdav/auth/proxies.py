@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from core.errors import ConfigError
-from gateways.webdav.http import Request
+from gateways.http.messages import Request
 
 
 class Proxies:

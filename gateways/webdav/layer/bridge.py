@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Final
 
-from gateways.webdav.http import Response
+from gateways.http.messages import Response
 from gateways.webdav.layer.context import KEY, Context
 from gateways.webdav.layer.library import ErrorPrinter, RequestResolver, WsgiDAVApp
 from gateways.webdav.layer.locking import VolumeLockManager, VolumeLockStorage, serving
