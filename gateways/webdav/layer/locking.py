@@ -107,6 +107,9 @@ class VolumeLockStorage:
     def refresh(self, token: str, *, timeout: int) -> dict[str, Any]:
         context = _context()
         assert context.locks is not None
+        held = context.locks.table.get(token)
+        if held is not None and held.principal != context.principal:
+            raise DAVError(403, "This lock belongs to somebody else.")
         lock = context.wait(context.locks.refresh(token, context.lock_timeout_s))
         if lock is None:
             raise DAVError(412, err_condition="{DAV:}lock-token-matches-request-uri")

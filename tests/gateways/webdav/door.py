@@ -48,7 +48,7 @@ class Door(Server):
 
     def __init__(
         self, meta_url: str, *options: str, workers: int = 1, certificate: tuple[Path, Path] | None = None,
-        users: bool = True,
+        users: bool = True, env: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.meta_url = meta_url
         self.tls = certificate is not None
@@ -60,10 +60,10 @@ class Door(Server):
                 "--grace", "1s", *more, *options,
             ]  # fmt: skip
 
-        env = {"PYTHONPATH": str(ROOT)}
+        found = {"PYTHONPATH": str(ROOT), **(env or {})}
         if users:
-            env |= {"WEBDAV_USER": USER, "WEBDAV_PASSWORD": PASSWORD}
-        super().__init__(command, env=env, name="webdav")
+            found |= {"WEBDAV_USER": USER, "WEBDAV_PASSWORD": PASSWORD}
+        super().__init__(command, env=found, name="webdav")
 
     @property
     def url(self) -> str:
