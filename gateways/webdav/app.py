@@ -32,6 +32,7 @@ from gateways.webdav.gate import Call, MembersLocked
 from gateways.webdav.layer.bridge import Bridge
 from gateways.webdav.layer.context import Context
 from gateways.webdav.locks.service import LockService
+from gateways.webdav.locks.table import TOKEN_SCHEME
 from gateways.webdav.names import href, normal_authority, parse_target, to_layer
 from gateways.webdav.normalize import settled
 from gateways.webdav.properties.live import Quota, Resource
@@ -427,6 +428,9 @@ class WebDavApplication(Application):
     @staticmethod
     def _require_unlockable(call: Call) -> None:
         token = call.headers.get("lock-token", "").strip()
+        if token.startswith(TOKEN_SCHEME) and "<" not in token and ">" not in token:
+            # The npm client sends the token of the lock's XML as it stands there; it can't mean anything else.
+            token = call.headers["lock-token"] = f"<{token}>"
         if not (token.startswith("<") and token.endswith(">") and len(token) > 2):
             raise DavError(400, "Lock-Token must hold a token in angle brackets.")
 
