@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening the S3 door over a volume: the options of `gateway` and of `serve`, and what runs in each worker.
 
-Workers are forked before any loop or thread exists, so everything here that opens something does it inside
-`build_app`, on the worker's own loop. Source: spec s3 §18, §21; cli §5.1.
+How a door and its workers come to run is `doors.py`. Source: spec s3 §18, §21; cli §5.1.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,19 +15,18 @@ import click
 import msgspec
 
 from core.config import Address
-from core.errors import ConfigError, VolumeError
+from core.errors import ConfigError
 from core.log import hide
-from core.vfs.temporary import Cleaner
-from core.volume import DEFAULT_BUFFER
+from core.volume import Volume
 from gateways.http.messages import Application
 from gateways.http.server import Limits
-from gateways.http.workers import Options, Worker, serve
+from gateways.http.workers import Listener, Options, Worker
 from gateways.s3.app import Access, S3Application
 from gateways.s3.auth.credentials import Credential, StaticCredentials
 from gateways.s3.config import S3Config
+from sluicefs.doors import run_doors
 from sluicefs.options import DURATION, chain, option, size, volume_options
 from sluicefs.setting_access import metadata
-from sluicefs.volume import opened
 
 #: `keep-etag`, `object-tag` and `object-meta` are opt-in in JuiceFS and on here.
 s3_options = chain(
@@ -70,7 +67,6 @@ _CONFIG = (
     "empty_dirs", "region", "etag", "strict", "sigv2", "apply_mtime",
 )  # fmt: skip
 _SERVER = ("workers", "max_connections", "tls_cert", "tls_key", "http", "access_log", "grace", "mountpoint")
-_LEAST_BUFFER = 64 << 20
 _OTHER = ("umask", "domains", "anonymous", "min_part_size")
 
 
@@ -81,67 +77,56 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     return rules, server, volume_options(options)
 
 
-def run_s3(
-    meta_url: str,
-    address: Address,
-    credential: Credential,
-    rules: dict[str, Any],
-    server: dict[str, Any],
-    client: dict[str, Any],
-    on_ready: Callable[[int], None],
-) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit status. Call it before anything has started a loop or a thread."""
-    hide(credential.secret_key)
-    if bool(server["tls_cert"]) != bool(server["tls_key"]):
-        raise ConfigError("--tls-cert and --tls-key belong together; give both")
-    config = _config(rules, client)
-    credentials = StaticCredentials([credential])
-    workers = server["workers"] or len(os.sched_getaffinity(0))
-    # The budget is for the gateway as a whole, as in JuiceFS; each process gets its share.
-    client["buffer_size"] = max(_LEAST_BUFFER, (client.get("buffer_size") or DEFAULT_BUFFER) // workers)
+class S3Door:
+    """The S3 protocol at one address."""
+
+    def __init__(
+        self, address: Address, credential: Credential, rules: dict[str, Any], server: dict[str, Any],
+        client: dict[str, Any],
+    ) -> None:  # fmt: skip
+        hide(credential.secret_key)
+        if bool(server["tls_cert"]) != bool(server["tls_key"]):
+            raise ConfigError("--tls-cert and --tls-key belong together; give both")
+        self._config = _config(rules, client)
+        self._credentials = StaticCredentials([credential])
+        options = Options(
+            http=server["http"], limits=Limits(max_connections=server["max_connections"]),
+            tls_certificate=server["tls_cert"], tls_key=server["tls_key"], access_log=server["access_log"],
+            grace_s=server["grace"],
+        )  # fmt: skip
+        self.listener = Listener(address.host, address.port, options)
 
     @asynccontextmanager
-    async def build_app(worker: Worker) -> AsyncIterator[Application]:
-        async with opened(meta_url, mount_point=server["mountpoint"], **client) as volume:
-            name, encrypted = volume.format.name, volume.format.encrypted
-            own = msgspec.structs.replace(config, volume_name=name, encrypted_volume=encrypted)
+    async def application(self, volume: Volume, worker: Worker) -> AsyncIterator[Application]:
+        name, encrypted = volume.format.name, volume.format.encrypted
+        own = msgspec.structs.replace(self._config, volume_name=name, encrypted_volume=encrypted)
 
-            async def probe() -> bool:
-                await volume.fs.lookup(b"/")
-                return True
+        async def probe() -> bool:
+            await volume.fs.lookup(b"/")
+            return True
 
-            async def metrics() -> bytes:
-                return worker.all_metrics.render()
+        async def metrics() -> bytes:
+            return worker.all_metrics.render()
 
-            count = worker.metrics
+        count = worker.metrics
 
-            def observe(access: Access) -> None:
-                received = access.body_length or 0
-                count.operation(access.operation or "Other").observe(access.status, access.seconds, received)
+        def observe(access: Access) -> None:
+            received = access.body_length or 0
+            count.operation(access.operation or "Other").observe(access.status, access.seconds, received)
 
-            app = S3Application(volume.fs, own, credentials, probe=probe, metrics=metrics, observe=observe)
-            volume.meta.on_fatal = _end_process
-            cleaning = None
-            if worker.number == 0 and not own.read_only:
-                cleaning = asyncio.create_task(Cleaner(volume.fs).run())
-            try:
-                yield app
-            finally:
-                if cleaning is not None:
-                    cleaning.cancel()
-                    await asyncio.gather(cleaning, return_exceptions=True)
+        yield S3Application(volume.fs, own, self._credentials, probe=probe, metrics=metrics, observe=observe)
 
-    limits = Limits(max_connections=server["max_connections"])
-    options = Options(
-        http=server["http"], limits=limits, tls_certificate=server["tls_cert"], tls_key=server["tls_key"],
-        access_log=server["access_log"], grace_s=server["grace"],
+
+def run_s3(
+    meta_url: str, address: Address, credential: Credential, rules: dict[str, Any], server: dict[str, Any],
+    client: dict[str, Any], on_ready: Callable[[int], None],
+) -> int:  # fmt: skip
+    """The S3 door alone, until SIGTERM or Ctrl-C; the exit status."""
+    door = S3Door(address, credential, rules, server, client)
+    return run_doors(
+        meta_url, [door], workers=server["workers"], label=server["mountpoint"], client=client,
+        on_ready=lambda ports: on_ready(ports[0]),
     )  # fmt: skip
-    return serve(build_app, address.host, address.port, workers, options, on_ready=on_ready)
-
-
-def _end_process(error: VolumeError) -> None:
-    """The volume vanished or was replaced (the log says so): serving on would mix two volumes. 11: don't restart."""
-    os._exit(11)
 
 
 def _config(rules: dict[str, Any], client: dict[str, Any]) -> S3Config:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening the WebDAV door over a volume: the options of `webdav` and of `serve --webdav`, and what runs in a worker.
 
-Workers are forked before any loop or thread exists, so whatever is opened is opened inside `build_app`.
-Source: spec webdav §16, §21; cli §5.
+How a door and its workers come to run is `doors.py`. Source: spec webdav §16, §21; cli §5.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,20 +18,19 @@ import click
 import msgspec
 
 from core.config import Address
-from core.errors import ConfigError, VolumeError
-from core.vfs.temporary import Cleaner
-from core.volume import DEFAULT_BUFFER
+from core.errors import ConfigError
+from core.volume import Volume
 from gateways.http.messages import Application
 from gateways.http.server import Limits
-from gateways.http.workers import Options, Worker, serve
+from gateways.http.workers import Listener, Options, Worker
 from gateways.webdav.auth.proxies import Proxies
 from gateways.webdav.config import WebDavConfig
 from gateways.webdav.locks.records import LockRecords
 from gateways.webdav.locks.service import LockService
 from gateways.webdav.names import normal_authority, parse_prefix
+from sluicefs.doors import ended
 from sluicefs.options import DURATION, chain, option, volume_options
-from sluicefs.volume import opened
-from sluicefs.webdav_users import callers, doorkeeper, exports, users_of, warn_of_open_doors
+from sluicefs.webdav_users import callers, doorkeeper, exports, name_to_try, users_of, warn_of_open_doors
 
 log = logging.getLogger("sluice.webdav")
 
@@ -100,7 +98,6 @@ _OTHER = (
     "enable_proppatch", "no_mac_files", "normalize", "etag",
 )  # fmt: skip
 _SERVER = ("workers", "max_connections", "cert_file", "key_file", "access_log", "grace", "mountpoint")
-_LEAST_BUFFER = 64 << 20
 
 
 def split_webdav(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -129,60 +126,57 @@ def webdav_config(rules: Mapping[str, Any], *, read_only: bool) -> WebDavConfig:
     )  # fmt: skip
 
 
-def run_webdav(
-    meta_url: str, address: Address, rules: dict[str, Any], server: dict[str, Any], client: dict[str, Any],
-    on_ready: Callable[[int], None],
-) -> int:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C; the exit status. Call it before anything has started a loop or a thread."""
-    if bool(server["cert_file"]) != bool(server["key_file"]):
-        raise ConfigError("--cert-file and --key-file belong together; give both")
-    users = users_of(rules, os.environ)
-    config = webdav_config(rules, read_only=bool(client.get("read_only")))
-    workers = server["workers"] or len(os.sched_getaffinity(0))
-    if config.locks == "memory" and workers > 1:
-        raise ConfigError("--locks memory is for one process; add --workers 1, or leave it at shared")
-    client["buffer_size"] = max(_LEAST_BUFFER, (client.get("buffer_size") or DEFAULT_BUFFER) // workers)
-    key = secrets.token_bytes(32)
-    doorkeeper(config, users, rules, key)  # fail before forking
-    callers(rules)
-    warn_of_open_doors(config, rules, users, address, tls=bool(server["cert_file"]))
+class WebDavDoor:
+    """WebDAV at one address. server: needs max_connections, cert_file, key_file, access_log, grace."""
+
+    def __init__(
+        self, address: Address, rules: dict[str, Any], server: Mapping[str, Any], *, workers: int | None,
+        read_only: bool,
+    ) -> None:  # fmt: skip
+        if bool(server["cert_file"]) != bool(server["key_file"]):
+            raise ConfigError("--cert-file and --key-file belong together; give both")
+        self._rules = rules
+        self._users = users_of(rules, os.environ)
+        self._config = webdav_config(rules, read_only=read_only)
+        if self._config.locks == "memory" and (workers or len(os.sched_getaffinity(0))) > 1:
+            raise ConfigError("--locks memory is for one process; add --workers 1, or leave it at shared")
+        #: Signs what a client may bring to another process than it was given by.
+        self._key = secrets.token_bytes(32)
+        doorkeeper(self._config, self._users, rules, self._key)  # fail before forking
+        callers(rules)
+        warn_of_open_doors(self._config, rules, self._users, address, tls=bool(server["cert_file"]))
+        options = Options(
+            limits=Limits(max_connections=server["max_connections"]), tls_certificate=server["cert_file"],
+            tls_key=server["key_file"], access_log=server["access_log"], grace_s=server["grace"], door="webdav",
+        )  # fmt: skip
+        self.listener = Listener(address.host, address.port, options)
+        self._where = address
+        self._scheme = "https" if server["cert_file"] else "http"
+
+    def url(self, port: int) -> str:
+        place = self._rules["prefix"].strip("/")
+        return f"{self._scheme}://{self._where._replace(port=port).authority}/{place + '/' if place else ''}"
+
+    def name_to_try(self) -> str:
+        return name_to_try(self._rules, os.environ)
 
     @asynccontextmanager
-    async def build_app(worker: Worker) -> AsyncIterator[Application]:
+    async def application(self, volume: Volume, worker: Worker) -> AsyncIterator[Application]:
         from gateways.webdav.app import WebDavApplication
 
-        async with opened(meta_url, mount_point=server["mountpoint"], **client) as volume:
-            own = msgspec.structs.replace(config, volume_name=volume.format.name)
-            locks = None
-            if own.locks != "off" and not own.read_only:
-                records = LockRecords(volume.fs) if own.locks == "shared" else None
-                locks = LockService(records, max_timeout_s=own.lock_max_timeout_s, relaxed_s=own.lock_relaxed_s)
-
-            app = WebDavApplication(
-                volume.fs, own, doorkeeper=doorkeeper(own, users, rules, key), locks=locks,
-                export_of=exports(volume.fs, own, rules),
-            )  # fmt: skip
-            volume.meta.on_fatal = _end_process
-            tasks = []
-            if worker.number == 0 and not own.read_only:
-                tasks.append(asyncio.create_task(Cleaner(volume.fs).run()))
-            if locks is not None:
-                tasks.append(asyncio.create_task(locks.run()))
-            try:
-                yield app
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                app.close()
-
-    options = Options(
-        limits=Limits(max_connections=server["max_connections"]), tls_certificate=server["cert_file"],
-        tls_key=server["key_file"], access_log=server["access_log"], grace_s=server["grace"], door="webdav",
-    )  # fmt: skip
-    return serve(build_app, address.host, address.port, workers, options, on_ready=on_ready)
-
-
-def _end_process(error: VolumeError) -> None:
-    """The volume vanished or was replaced: serving on would mix two volumes. 11: don't restart."""
-    os._exit(11)
+        own = msgspec.structs.replace(self._config, volume_name=volume.format.name)
+        locks = None
+        if own.locks != "off" and not own.read_only:
+            records = LockRecords(volume.fs) if own.locks == "shared" else None
+            locks = LockService(records, max_timeout_s=own.lock_max_timeout_s, relaxed_s=own.lock_relaxed_s)
+        app = WebDavApplication(
+            volume.fs, own, doorkeeper=doorkeeper(own, self._users, self._rules, self._key), locks=locks,
+            export_of=exports(volume.fs, own, self._rules),
+        )  # fmt: skip
+        sweeping = asyncio.create_task(locks.run()) if locks is not None else None
+        try:
+            yield app
+        finally:
+            if sweeping is not None:
+                await ended(sweeping)
+            app.close()

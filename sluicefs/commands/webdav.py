@@ -11,12 +11,12 @@ import click
 
 from core.config import Address
 from sluicefs.cli import command
+from sluicefs.doors import run_doors
 from sluicefs.options import ADDRESS, client_options, meta_argument
 from sluicefs.output import settings, show
 from sluicefs.s3_door import require_volume
-from sluicefs.webdav_door import run_webdav, split_webdav, webdav_options, webdav_server_options
+from sluicefs.webdav_door import WebDavDoor, split_webdav, webdav_options, webdav_server_options
 from sluicefs.webdav_lines import ways_in
-from sluicefs.webdav_users import name_to_try
 
 
 @command("webdav")
@@ -41,15 +41,17 @@ def webdav_command(meta_url: str, address: Address, **options: Any) -> int:
     All servers of a volume share locks and properties, so any number of them may run.
     """
     rules, server, client = split_webdav(options)
+    door = WebDavDoor(address, rules, server, workers=server["workers"], read_only=bool(client.get("read_only")))
     name = require_volume(meta_url)
 
-    def ready(port: int) -> None:
+    def ready(ports: list[int]) -> None:
         if settings.quiet and not settings.json:
             return
-        scheme = "https" if server["cert_file"] else "http"
-        url = f"{scheme}://{address._replace(port=port).authority}{rules['prefix'].rstrip('/')}/"
+        url = door.url(ports[0])
         document = {"volume": name, "url": url, "pid": os.getpid()}
-        show(document, f"volume {name} is served at {url}\n{ways_in(url, name_to_try(rules, os.environ))}")
+        show(document, f"volume {name} is served at {url}\n{ways_in(url, door.name_to_try())}")
         sys.stdout.flush()
 
-    return run_webdav(meta_url, address, rules, server, client, ready)
+    return run_doors(
+        meta_url, [door], workers=server["workers"], label=server["mountpoint"], client=client, on_ready=ready
+    )

@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.vfs.api import Caller
+from gateways.http.messages import Body, Request
 from gateways.s3.auth.credentials import Credential, StaticCredentials
 from gateways.webdav.auth import digest, files, identity
 from gateways.webdav.auth.door import Doorkeeper
@@ -20,7 +21,6 @@ from gateways.webdav.auth.htpasswd import HtpasswdUsers
 from gateways.webdav.auth.proxies import Proxies
 from gateways.webdav.auth.users import KeyUsers, Several, StaticUsers, users_from
 from gateways.webdav.errors import DavError
-from gateways.webdav.http import Body, Request
 
 
 class NoBody(Body):
