@@ -14,12 +14,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from core.chunk.store import BlockSliceStore
 from core.chunk.transfer import BlockMissing
@@ -35,6 +36,8 @@ _MAP: Final = struct.Struct("=iIQ")
 #: Read, compared and written at once.
 _STEP: Final = 4 << 20
 _PAGE: Final = 4096
+#: Bytes that differ, less than eight equal ones between them.
+_STRETCH: Final = re.compile(rb"[^\0]+(?:\0{1,7}[^\0]+)*")
 #: Looks at the metadata before a missing block is believed.
 _MISSING_TRIES: Final = 4
 
@@ -55,17 +58,27 @@ def close_backing(device: int, number: int) -> None:
 
 
 class Mirror:
-    """A file with the content of one inode. `update` is called when the inode may have changed."""
+    """A file with the content of one inode. `update` is called when the inode may have changed.
 
-    def __init__(self, fd: int, slices: BlockSliceStore, threads: Executor) -> None:
-        """fd: of an empty file, or of one with unknown content, for reading and writing; whose it stays."""
+    Once somebody may store into it through a mapping, a second file, the shadow, has what we put there: what differs
+    was stored by others. Both outlive this process, so each is changed in an order that a kill leaves readable: the
+    file before its shadow, and the inode (`PassedFiles.collect`) before the shadow is told by `taken`. What a kill
+    leaves different without a store is then what the inode has, and taking it over again changes nothing.
+    """
+
+    def __init__(self, fd: int, slices: BlockSliceStore, threads: Executor, shadow: int | None = None) -> None:
+        """fd: of an empty file, or of one with unknown content, for reading and writing; whose it stays. shadow: of the
+        one that an earlier process left."""
         self.fd = fd
+        self.shadow = shadow
         self.length = os.fstat(fd).st_size
         self._slices = slices
         self._threads = threads
         self._turn = asyncio.Lock()
         self._flat: dict[int, list[Slice]] = {}
-        self._shadow: bytearray | None = None
+        if shadow is not None:
+            # A kill may have come between changes of their lengths. What follows the shorter one is copied again.
+            self._resize(min(self.length, os.fstat(shadow).st_size))
 
     async def update(self, file: OpenFile) -> None:
         """Make it equal to the inode, as this process knows it. Only what differs is copied."""
@@ -79,8 +92,6 @@ class Mirror:
                 # Shorter first: what is cut off and comes again as a hole must not shine through.
                 if length < self.length:
                     self._resize(length)
-                elif self._shadow is not None:
-                    self._shadow += bytes(length - len(self._shadow))
                 try:
                     for index, pieces in flat.items():
                         await self._copy(index, pieces, min(CHUNK_SIZE, length - index * CHUNK_SIZE))
@@ -96,26 +107,26 @@ class Mirror:
                 if generation == state.generation:
                     return
 
-    async def watch(self) -> None:
-        """From now on `stored` tells what others store into it; that takes its size in memory."""
+    async def watch(self, place: Place) -> None:
+        """From now on `stored` tells what others store into it. Before the first of them may."""
         async with self._turn:
-            if self._shadow is None:
-                self._shadow = bytearray(await self._run(os.pread, self.fd, self.length, 0))
+            if self.shadow is None:
+                fd = place.new()
+                await self._run(_fill, fd, self.fd, self.length)
+                place.is_shadow(fd, self.fd)
+                self.shadow = fd
 
-    async def stored(self) -> list[tuple[int, Buffer]]:
-        """What was stored into it through mappings since it was copied, or since the last call: offset and bytes."""
-        out: list[tuple[int, Buffer]] = []
+    async def stored(self) -> list[tuple[int, bytes]]:
+        """What was stored into it through mappings and isn't `taken`: offset and bytes."""
         async with self._turn:
-            known = self._shadow
-            if known is None:
-                return out
-            now = await self._run(os.pread, self.fd, self.length, 0)
-            if now != known:
-                for at in range(0, len(now), _PAGE):
-                    if now[at : at + _PAGE] != known[at : at + _PAGE]:
-                        out.append((at, now[at : at + _PAGE]))
-                self._shadow = bytearray(now)
-        return out
+            return await self._run(self._differing) if self.shadow is not None else []
+
+    async def taken(self, found: list[tuple[int, bytes]]) -> None:
+        """The inode has these bytes, or never will."""
+        async with self._turn:
+            for offset, data in found:
+                if self.shadow is not None:
+                    await self._run(_write, self.shadow, data[: max(0, self.length - offset)], offset)
 
     def busy(self) -> bool:
         """Has anybody but us a descriptor or a mapping? The kernel gives a write lease to a file's only user."""
@@ -134,9 +145,25 @@ class Mirror:
     def _resize(self, length: int) -> None:
         os.ftruncate(self.fd, length)
         self.length = length
-        if self._shadow is not None:
-            del self._shadow[length:]
-            self._shadow += bytes(length - len(self._shadow))
+        if self.shadow is not None:
+            os.ftruncate(self.shadow, length)
+
+    def _differing(self) -> list[tuple[int, bytes]]:
+        assert self.shadow is not None
+        known, now = os.pread(self.shadow, self.length, 0), os.pread(self.fd, self.length, 0)
+        return [] if now == known else different(known, now)
+
+    def _put(self, data: Buffer, offset: int) -> None:
+        """Write into the file, and note it. Where the inode has what the shadow has, the file has that too, or what
+        somebody has stored there since: not to be undone."""
+        if self.shadow is None:
+            _write(self.fd, data, offset)
+            return
+        new = bytes(data)
+        known = os.pread(self.shadow, len(new), offset)
+        for at, piece in different(known + bytes(len(new) - len(known)), new):
+            _write(self.fd, piece, offset + at)
+            _write(self.shadow, piece, offset + at)
 
     async def _copy(self, index: int, pieces: list[Slice], length: int) -> None:
         """Bring `length` bytes of a chunk over, as far as they differ from what was copied before."""
@@ -149,14 +176,23 @@ class Mirror:
                 end = min(end, have)  # what lies behind the copy's end is a hole already
             for at in range(start, end, _STEP):
                 data = await self._bytes(piece, at, min(end - at, _STEP))
-                if self._shadow is not None:
-                    self._shadow[base + at : base + at + len(data)] = data
-                await self._run(_write, self.fd, data, base + at)
+                await self._run(self._put, data, base + at)
 
     async def _bytes(self, piece: Slice, at: int, n: int) -> Buffer:
         if not piece.id:
             return bytes(n)
         return await self._slices.read(piece.id, piece.size, piece.off + at - piece.pos, n)
+
+
+def different(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
+    """Where and what `new` has instead of `old`, both of one length. A few equal bytes don't end a stretch."""
+    out = []
+    for at in range(0, len(new), _PAGE):
+        a, b = old[at : at + _PAGE], new[at : at + _PAGE]
+        if a != b:
+            xor = (int.from_bytes(a, "little") ^ int.from_bytes(b, "little")).to_bytes(len(b), "little")
+            out += [(at + m.start(), b[m.start() : m.end()]) for m in _STRETCH.finditer(xor)]
+    return out
 
 
 def _changed(old: Sequence[Slice], new: Sequence[Slice]) -> list[tuple[int, int, Slice]]:
@@ -181,6 +217,12 @@ def _source(piece: Slice, at: int) -> tuple[int, int]:
     return (piece.id, piece.off + at - piece.pos) if piece.id else (0, 0)
 
 
+def _fill(fd: int, source: int, length: int) -> None:
+    for at in range(0, length, _STEP):
+        _write(fd, os.pread(source, min(_STEP, length - at), at), at)
+    os.ftruncate(fd, length)
+
+
 def _write(fd: int, data: Buffer, offset: int) -> None:
     view = memoryview(data)
     while view:
@@ -188,10 +230,19 @@ def _write(fd: int, data: Buffer, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
+class Left(NamedTuple):
+    """What an earlier process passed through: inode, the kernel's number, descriptors of the copy and its shadow."""
+
+    ino: int
+    number: int
+    fd: int
+    shadow: int | None
+
+
 class Place:
     """Where copies are kept. With a folder of the mount's own they are called `<inode>.<number>` while the kernel knows
-    them by that number, by which a later process finds what an earlier one passed through. Without a folder they vanish
-    with this process."""
+    them by that number, by which a later process finds what an earlier one passed through, and their shadows
+    `<inode>.<number>.shadow`. Without a folder they vanish with this process."""
 
     def __init__(self, folder: str | None) -> None:
         self.folder = folder
@@ -219,6 +270,10 @@ class Place:
         """The kernel knows it by this number."""
         self._rename(fd, f"{self.folder}/{ino}.{number}")
 
+    def is_shadow(self, shadow: int, fd: int) -> None:
+        """It has all that the other one has."""
+        self._rename(shadow, f"{self._paths.get(fd, '')}.shadow")
+
     def idle(self, fd: int) -> None:
         """Not any more."""
         self._made += 1
@@ -232,19 +287,25 @@ class Place:
                 os.unlink(path)
         os.close(fd)
 
-    def left(self) -> list[tuple[int, int, int]]:
-        """(inode, number, descriptor) of what an earlier process had in use."""
-        found = []
-        for name in os.listdir(self.folder) if self.folder is not None else ():
+    def left(self) -> list[Left]:
+        """What an earlier process had in use."""
+        found: list[Left] = []
+        names = set(os.listdir(self.folder)) if self.folder is not None else set()
+        for name in sorted(names):
             ino, _, number = name.partition(".")
-            path = f"{self.folder}/{name}"
             if ino.isdigit() and number.isdigit():
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                self._paths[fd] = path
-                found.append((int(ino), int(number), fd))
-            else:
-                os.unlink(path)
+                shadow = f"{name}.shadow"
+                opened = self._open(shadow) if shadow in names else None
+                found.append(Left(int(ino), int(number), self._open(name), opened))
+            elif name.removesuffix(".shadow") not in names or not ino.isdigit():
+                os.unlink(f"{self.folder}/{name}")
         return found
+
+    def _open(self, name: str) -> int:
+        path = f"{self.folder}/{name}"
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._paths[fd] = path
+        return fd
 
     def clear(self) -> None:
         for name in os.listdir(self.folder) if self.folder is not None else ():

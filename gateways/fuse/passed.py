@@ -46,14 +46,13 @@ _OFF: Final = (errno.EPERM, errno.ENOTTY, errno.ELOOP, errno.EOPNOTSUPP, errno.E
 class Passed:
     """One inode that the kernel reads by itself, or will as soon as `ready` says so."""
 
-    def __init__(self, mirror: Mirror, file: OpenFile, number: int = 0) -> None:
+    def __init__(self, mirror: Mirror, number: int = 0) -> None:
         self.mirror = mirror
-        self.file = file  # lives as long as one of `users`, or `held`, is open
         self.number = number  # of the backing file
         self.users: set[int] = set()
         self.writers: set[int] = set()
         self.stores = False  # somebody may have mapped it for writing
-        self.held: Handle | None = None  # ours, while only mappings are left
+        self.held: Handle | None = None  # ours, while there are only mappings, or descriptors of an earlier process
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.told = (-1, 0, 0)  # length and mtime that the copy is known to go with
         self.look_s = 0.0
@@ -95,21 +94,32 @@ class PassedFiles:
                 users.setdefault(kept.ino, set()).add(kept.fh)
                 if kept.flags & os.O_ACCMODE != os.O_RDONLY:
                     writers.setdefault(kept.ino, set()).add(kept.fh)
-        for ino, number, fd in self._place.left():
-            mirror = Mirror(fd, self._posix.vfs.slices, self._threads)
-            if ino not in users and not mirror.busy():
-                close_backing(self._device, number)
-                self._place.close(fd)
+        for ino, number, fd, shadow in self._place.left():
+            mirror = Mirror(fd, self._posix.vfs.slices, self._threads, shadow)
+            if ino not in users and shadow is None and not mirror.busy():
+                self._drop(mirror, number)
                 continue
-            # Before anything waits: who opens it now must find it here.
-            held: Handle = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
-            passed = self._table[ino] = Passed(mirror, held.file, number)
-            passed.users, passed.writers, passed.held = users.get(ino, set()), writers.get(ino, set()), held
-            passed.stores = bool(passed.writers)
+            stores = shadow is not None or ino in writers
+            passed = self._table[ino] = Passed(mirror, number)
+            passed.users, passed.writers = users.get(ino, set()), writers.get(ino, set())
+            passed.stores = stores
             passed.ready.set_result(True)
+            try:
+                await self._file(ino, passed)
+            except FsError as e:
+                if e.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                if not passed.users:  # removed, and only a mapping was left of it
+                    del self._table[ino]
+                    self._drop(mirror, number)
+                continue
+            try:
+                await self.collect(ino)  # the copy may be the only place where they are
+            except OSError as e:
+                log.warning("inode %d: what was stored through mappings is not in the volume yet: %s", ino, e.strerror)
             await self.update(ino)
-            if passed.stores:
-                await mirror.watch()
+            if stores:
+                await mirror.watch(self._place)
         self._watch()
 
     def start_afresh(self) -> None:
@@ -125,6 +135,8 @@ class PassedFiles:
             self._place.close(mirror.fd)
         for passed in self._table.values():
             self._place.close(passed.mirror.fd, keep=True)
+            if passed.mirror.shadow is not None:
+                self._place.close(passed.mirror.shadow, keep=True)
         self._kept.clear()
         self._table.clear()
         self._threads.shutdown(wait=False)
@@ -139,17 +151,22 @@ class PassedFiles:
             passed = self._begin(ino, fh)
             if passed is not None:
                 await self._prepare(ino, passed)
-        if passed is None or not await asyncio.shield(passed.ready):
-            return how, 0
+        if passed is None or not await asyncio.shield(passed.ready) or self._table.get(ino) is not passed:
+            return how, 0  # the last one: closed by everybody while we waited, so nobody reads the copy any more
         held, passed.held = passed.held, None
         passed.users.add(fh)
+        if not reads:
+            passed.writers.add(fh)
         if held is not None:
             await held.release()
         if not reads:
-            passed.writers.add(fh)
             if not passed.stores:
+                try:
+                    await passed.mirror.watch(self._place)
+                except OSError:
+                    await self.closing(ino, fh)
+                    raise
                 passed.stores = True
-                await passed.mirror.watch()
             if flags & os.O_TRUNC:
                 await self.update(ino)
         direct = FOPEN_DIRECT_IO if how & FOPEN_DIRECT_IO or not reads else 0
@@ -160,19 +177,25 @@ class PassedFiles:
         passed = self._table.get(ino)
         if passed is None or fh not in passed.users:
             return
+        # Looked at first: what was stored until the last mapping went is there when we collect.
+        mapped = passed.mirror.busy()
         await self.collect(ino)
-        if passed.users == {fh} and passed.held is None and passed.mirror.busy():
+        if passed.users == {fh} and mapped:
             flags = os.O_RDWR if passed.stores else os.O_RDONLY
             with contextlib.suppress(OSError):
-                passed.held = await self._posix.vfs.open(self._posix.real(ino), flags)
-        else:
-            await self.collect(ino)  # what was stored until the last mapping went
+                await self._hold(ino, passed, flags)
+        # From here on nothing waits: who closes or opens it at the same time finds all of this done, or nothing.
         passed.users.discard(fh)
         passed.writers.discard(fh)
-        if not passed.users and passed.held is None:
-            self._end(ino, passed)
-        elif not passed.users:
+        if passed.users:
+            return
+        if passed.held is not None and mapped:
             self._watch()
+            return
+        held, passed.held = passed.held, None
+        self._end(ino, passed)
+        if held is not None:
+            await held.release()
 
     # -- changes ----------------------------------------------------------------------------------------------------
 
@@ -183,10 +206,11 @@ class PassedFiles:
             return
         passed.told = (-1, 0, 0)
         try:
-            await passed.mirror.update(passed.file)
-        except FsError as e:
-            # Readers keep what they had, as pages in memory would; the next change tries again.
-            log.error("inode %d: who reads it by passthrough sees what it was before: %s", ino, e)
+            await passed.mirror.update(await self._file(ino, passed))
+        except OSError as e:
+            # Readers keep what they had, as pages in memory would; the next change tries again. A file that another
+            # client replaced or removed comes to this, too, when its blocks are gone.
+            log.warning("inode %d: who reads it by passthrough sees what it was before: %s", ino, e.strerror or e)
 
     async def noticed(self, ino: int, length: int, mtime_s: int, mtime_ns: int) -> None:
         """The kernel is about to hear of these attributes: what it reads by itself must go with them."""
@@ -203,14 +227,15 @@ class PassedFiles:
         found = await passed.mirror.stored()
         if not found:
             return
-        handle = passed.held or next((self._posix.handles.get(fh) for fh in passed.writers), None)
-        if handle is None or not handle.writable:
-            handle = await self._posix.vfs.open(self._posix.real(ino), os.O_RDWR)
-            old, passed.held = passed.held, handle
-            if old is not None:
-                await old.release()
+        handle = next((h for fh in passed.writers if isinstance(h := self._posix.handles.get(fh), Handle)), None)
+        if handle is None:
+            handle = await self._hold(ino, passed, os.O_RDWR)
         for offset, data in found:
-            await passed.file.for_writing().write(offset, data)
+            # Mapped bytes behind the end, which was here when they were stored, went with it.
+            fitting = data[: max(0, handle.file.length - offset)]
+            if fitting:
+                await handle.file.for_writing().write(offset, fitting)
+        await passed.mirror.taken(found)
         await handle.flush()
         await self.update(ino)
 
@@ -236,14 +261,35 @@ class PassedFiles:
                 log.warning("passthrough is off: no files can be made in %s: %s", self._place.folder, e.strerror)
                 self.on = False
                 return None
-        passed = self._table[ino] = Passed(mirror, file)
+        passed = self._table[ino] = Passed(mirror)
+        passed.users.add(fh)
         return passed
+
+    async def _file(self, ino: int, passed: Passed) -> OpenFile:
+        """The inode's, which one of its descriptors or ours keeps open: those of an earlier process don't, until they
+        are used."""
+        for fh in passed.users:
+            handle = self._posix.handles.get(fh)
+            if isinstance(handle, Handle):
+                return handle.file
+        return (await self._hold(ino, passed, os.O_RDWR if passed.stores else os.O_RDONLY)).file
+
+    async def _hold(self, ino: int, passed: Passed, flags: int) -> Handle:
+        held = passed.held
+        if held is not None and (held.writable or flags == os.O_RDONLY):
+            return held
+        handle: Handle = await self._posix.vfs.reopen(self._posix.real(ino), flags)
+        held, passed.held = passed.held, handle
+        if held is not None:
+            await held.release()
+        return handle
 
     async def _prepare(self, ino: int, passed: Passed) -> None:
         """Fill the copy and tell the kernel; `ready` says whether that went well."""
         try:
-            if await self._at_hand(passed.file):
-                await passed.mirror.update(passed.file)
+            file = await self._file(ino, passed)
+            if await self._at_hand(file):
+                await passed.mirror.update(file)
                 passed.number = open_backing(self._device, passed.mirror.fd)
                 self._place.used(passed.mirror.fd, ino, passed.number)
                 passed.ready.set_result(True)
@@ -277,15 +323,26 @@ class PassedFiles:
     def _end(self, ino: int, passed: Passed) -> None:
         if self._table.get(ino) is passed:
             del self._table[ino]
+        if passed.mirror.shadow is not None:
+            self._place.close(passed.mirror.shadow)
+            passed.mirror.shadow = None
         if passed.number:
-            close_backing(self._device, passed.number)
+            # The name first: no later process may believe in a number that the kernel doesn't know any more.
             self._place.idle(passed.mirror.fd)
+            close_backing(self._device, passed.number)
         self._kept[ino] = passed.mirror
         self._kept_bytes += passed.mirror.length
         while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_BYTES // MIN_LENGTH:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= oldest.length
             self._place.close(oldest.fd)
+
+    def _drop(self, mirror: Mirror, number: int) -> None:
+        """Nobody needs this copy of an earlier process."""
+        for fd in (mirror.shadow, mirror.fd):
+            if fd is not None:
+                self._place.close(fd)
+        close_backing(self._device, number)
 
     def _watch(self) -> None:
         if self._table and (self._ticker is None or self._ticker.done()):

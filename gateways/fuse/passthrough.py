@@ -48,15 +48,14 @@ class PassthroughHandlers(Operations):
 
     def open(self, call: Call, flags: int, open_flags: int) -> Answer:
         answer = super().open(call, flags, open_flags)
-        if self.passed is None or (flags & os.O_ACCMODE and not self.passed):
-            return answer
-        return self._pass_opened(call.nodeid, flags, answer)
+        # Also what opens for writing while nothing is passed through: another open may be, before this one is done.
+        return answer if self.passed is None else self._pass_opened(call.nodeid, flags, answer)
 
     def create(
         self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int
     ) -> Answer:  # fmt: skip
         answer = super().create(call, name, flags, mode, umask, open_flags)
-        return self._pass_created(flags, answer) if self.passed else answer
+        return answer if self.passed is None else self._pass_created(flags, answer)
 
     def release(self, call: Call, fh: int, flags: int, release_flags: int, lock_owner: int) -> Answer:
         if self.passed is None or call.nodeid not in self.passed:
@@ -129,7 +128,11 @@ class PassthroughHandlers(Operations):
         assert self.passed is not None
         fh, how, number = _OPENED.unpack(_joined(await _waited(answer)))
         if not number:
-            how, number = await self.passed.opened(ino, fh, flags, how)
+            try:
+                how, number = await self.passed.opened(ino, fh, flags, how)
+            except OSError:  # no room for what the copy needs: the program gets no descriptor
+                await _waited(super().release(Call(0, ino, 0, 0, 0), fh, flags, 0, 0))
+                raise
         return _OPENED.pack(fh, how, number)
 
     async def _pass_created(self, flags: int, answer: Answer) -> Reply:

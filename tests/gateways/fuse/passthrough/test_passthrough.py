@@ -196,6 +196,67 @@ def test_after_a_crash_of_the_worker_readers_still_see_changes(content: bytes) -
         settle(mount, path)
 
 
+@pytest.mark.parametrize("left", ["descriptors", "the mapping", "nothing"])
+def test_what_was_stored_into_a_mapping_survives_a_crash_of_the_worker(content: bytes, left: str) -> None:
+    """It lies in the copy alone until the worker looks: stopped first, it surely hasn't."""
+    require_passthrough()
+    with mounted("sqlite", "--passthrough") as mount:
+        expect_complaints(mount)  # of the crash
+        path = mount.point / "file"
+        path.write_bytes(content)
+        settle(mount, path)
+        reader, writer = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+        # Not by the module mmap, which keeps a descriptor.
+        at = libc.mmap(None, len(content), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, writer, 0)
+        os.pwrite(writer, b"written", 990)
+        worker = serving_worker(mount)
+        if left != "descriptors":
+            os.close(reader)
+            os.close(writer)
+        os.kill(worker, signal.SIGSTOP)
+        ctypes.memmove(at + 1000, b"stored", 6)
+        ctypes.memmove(at + len(content) - 3, b"end", 3)
+        if left == "nothing":
+            libc.munmap(ctypes.c_void_p(at), len(content))
+        os.kill(worker, signal.SIGKILL)
+        expected = bytearray(content)
+        expected[990:997], expected[1000:1006], expected[-3:] = b"written", b"stored", b"end"
+        assert path.read_bytes() == expected
+        if left == "descriptors":
+            assert os.pread(reader, 1 << 20, 0) == os.pread(writer, 1 << 20, 0) == expected
+            ctypes.memmove(at + 2000, b"later", 5)
+            os.pwrite(writer, b"then", 2001)
+            expected[2000:2005] = b"lthen"
+            assert os.pread(reader, 1 << 20, 0) == expected
+            os.close(reader)
+            os.close(writer)
+        if left != "nothing":
+            libc.munmap(ctypes.c_void_p(at), len(content))
+        with mount.second() as other:
+            theirs = other.point / path.name
+            wait_for(lambda: theirs.read_bytes() == expected, 10, "what was stored, in the volume")
+
+
+def test_stores_and_writes_of_one_file_at_the_same_time_lose_nothing(mount: Mount, path: Path, content: bytes) -> None:
+    """Who stores into a mapping is not undone by what is written beside it, nor by the worker that takes it over."""
+    reader, writer = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+    expected = bytearray(content)
+    with mmap.mmap(writer, 0, mmap.MAP_SHARED) as mapped:
+        for number in range(3000):
+            at = number % 500 * 16
+            mapped[at : at + 8] = expected[at : at + 8] = number.to_bytes(8, "big")
+            if number % 3 == 0:
+                at += 8
+                expected[at : at + 8] = number.to_bytes(8, "little")
+                os.pwrite(writer, number.to_bytes(8, "little"), at)
+            if number % 50 == 0:
+                os.fsync(writer)
+                assert mapped[:8000] == expected[:8000], number
+    os.close(reader)
+    os.close(writer)
+    assert path.read_bytes() == expected
+
+
 def test_another_mounts_changes_are_seen(mount: Mount, path: Path, content: bytes) -> None:
     reader = os.open(path, os.O_RDONLY)
     with mount.second() as other:

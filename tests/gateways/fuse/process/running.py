@@ -124,17 +124,19 @@ def load(mount: Mount, actors: int = 3, seed: int | None = None, *, most_s: floa
         working.kill()
 
 
-def kill_worker(mount: Mount, rng: random.Random, most_s: float) -> None:
-    """SIGKILL to a worker, a random time after it began to serve; now and then to one that hasn't come so far."""
+def kill_worker(mount: Mount, rng: random.Random, most_s: float, before: int) -> int:
+    """SIGKILL to a worker, a random time after it began to serve; now and then to one that hasn't come so far. Returns
+    its pid; before: of the one that was killed last, whose end may not be known yet."""
     if rng.random() < SERVING:
-        serving_worker(mount)
+        serving_worker(mount, other_than=before)
     time.sleep(rng.uniform(0.02, most_s))
-    pid = status(mount)["worker"]
+    pid: int = status(mount)["worker"]
     if pid:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    return pid
 
 
 def log_of(mount: Mount) -> str:

@@ -13,9 +13,9 @@ from tests.gateways.fuse.process.running import kill_worker, load, log_of, restl
 def survive(engine: str, kills: int, most_s: float, *flags: str) -> None:
     with restless(engine, "--enable-xattr", *flags) as mount:
         with load(mount, most_s=60 + kills * 15) as working:
-            rng = random.Random(working.seed)
+            rng, pid = random.Random(working.seed), 0
             for _ in range(kills):
-                kill_worker(mount, rng, most_s)
+                pid = kill_worker(mount, rng, most_s, pid)
                 working.require_alive()
             serving_worker(mount)
             reports = working.finish()
