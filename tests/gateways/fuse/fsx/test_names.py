@@ -63,7 +63,6 @@ def sound(place: Place) -> None:
         place.mount.start()
 
 
-@pytest.mark.every_engine
 def test_names_at_two_mounts(place: Place, rng: random.Random) -> None:
     fuzz(place, rng, 300, 4)
 
