@@ -13,7 +13,7 @@ from tests.gateways.fuse.posix import places
 from tests.gateways.fuse.posix.places import Place
 
 FAST, HEAVY = 3_000, 100_000
-#: On further engines in the fast set: what they have to do with it are the records, and the suites of stores test those.
+#: On further engines in the fast set: all they do here is hold records, and the suites of stores test that.
 SHORT = 1_000
 #: Where in the file: at its start, and around the border of the first two chunks.
 ORIGINS = {"start": 0, "border": (64 << 20) - (100 << 10)}
