@@ -68,7 +68,7 @@ webdav_options = chain(
     option("--disallowList", "disallow_list", is_flag=True, envvar="SLUICE_DISALLOW_LIST", help="No GET of folders."),
     option("--html-index/--no-html-index", default=True, help="Folders as pages for browsers."),
     option("--safe-html", is_flag=True, help="Stored pages run no scripts."),
-    option("--show-trash", is_flag=True, help="Show .trash: to read, to copy, to move things back."),
+    option("--show-trash", is_flag=True, help="Show .trash: to read, and to move things back."),
     option("--normalize", type=click.Choice(["nfc"]), help="Names that differ in Unicode form only are one."),
     option("--etag", type=click.Choice(["md5"]), help="Keep the MD5 of what is uploaded as its ETag, as S3 does."),
     option("--store-content-type", is_flag=True, help="Keep the Content-Type of uploads."),

@@ -35,7 +35,7 @@ from gateways.webdav.locks.service import LockService
 from gateways.webdav.locks.table import TOKEN_SCHEME
 from gateways.webdav.names import href, normal_authority, parse_target, to_layer
 from gateways.webdav.normalize import settled
-from gateways.webdav.properties.live import Quota, Resource
+from gateways.webdav.properties.live import Quota, Resource, lock_document
 from gateways.webdav.xmltext import parse
 
 log = logging.getLogger("sluice.webdav")
@@ -473,6 +473,12 @@ class WebDavApplication(Application):
                 now = await call.export.find(call.path)
                 if now is not None:
                     headers.append(("ETag", f'"{gate.etag_of(now)}"'))
+        if call.method == "LOCK" and status < 300 and context.granted is not None:
+            # WsgiDAV writes prefixes like ns0 and the token without brackets; not every client parses XML for real.
+            response.body = lock_document(context.granted, (self.config.prefix, call.export.root))
+            response.headers = [XML_TYPE]
+            if context.new_lock:
+                response.headers.append(("Lock-Token", f"<{context.granted.urn}>"))
         if call.method == "LOCK" and status >= 400 and context.created is not None:
             # The lock was lost to somebody else after its empty file had been made.
             await _undo(call, context.created)

@@ -47,16 +47,19 @@ class Checks:
 
     def __init__(self) -> None:
         self._expected: list[tuple[str, Any, bytes]] = []
+        self.md5: Any = None  # computed whatever the client sent, to be kept as the ETag
 
     def add(self, header: str, hasher: Any, digest: bytes) -> None:
         self._expected.append((header, hasher, digest))
 
     def __bool__(self) -> bool:
-        return bool(self._expected)
+        return bool(self._expected) or self.md5 is not None
 
     def update(self, data: Buffer) -> None:
         for _, hasher, _ in self._expected:
             hasher.update(data)
+        if self.md5 is not None:
+            self.md5.update(data)
 
     def require(self) -> None:
         for header, hasher, digest in self._expected:
@@ -64,9 +67,11 @@ class Checks:
                 raise DavError(400, f"The body does not match its {header}.")
 
 
-def wanted(headers: Mapping[str, str]) -> Checks | None:
-    """None if the client sent no checksum that we know. 400 for values that are none."""
+def wanted(headers: Mapping[str, str], *, md5: bool = False) -> Checks | None:
+    """None if the client sent no checksum that we know, and no MD5 is to be kept. 400 for values that are none."""
     checks = Checks()
+    if md5:
+        checks.md5 = _RFC9530["md5"]()
     if text := headers.get("content-md5"):
         checks.add("Content-MD5", _RFC9530["md5"](), _base64(text, "Content-MD5", 16))
     if text := headers.get("oc-checksum"):

@@ -75,9 +75,9 @@ def require_visible(call: Call) -> None:
         raise DavError(403, "This is read-only.")
     if call.export.hides(call.path):
         raise DavError(403 if changing else 404, "This name is reserved." if changing else "")
-    # What lies in the trash can be read, copied and moved out; its own folders stay (§2.2).
-    if changing and call.export.in_trash(call.path) and (call.method not in ("MOVE", "COPY") or len(call.path) < 3):
-        raise DavError(403, "What is in the trash can only be moved or copied out of it.")
+    # What lies in the trash can be read and moved out; its own folders stay (§2.2).
+    if changing and call.export.in_trash(call.path) and (call.method != "MOVE" or len(call.path) < 3):
+        raise DavError(403, "What is in the trash can be read, and moved out of it; nothing else.")
 
 
 async def judge(call: Call, node: Node | None) -> bool:

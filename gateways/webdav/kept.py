@@ -10,20 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from core.meta.records import Attr
-from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, decode_meta, identify, synthetic_etag
+from core.vfs.etags import X_ETAG, X_EXT, X_META, X_TAGS, decode_meta, identify, plain_ext, synthetic_etag
 
 #: What describes the content rather than the file: new content drops it (§8).
 OF_CONTENT: Final = (X_ETAG, X_META, X_TAGS, X_EXT)
 
 DIRECTORY_TYPE: Final = "httpd/unix-directory"
 DEFAULT_TYPE: Final = "application/octet-stream"
+MAX_TYPE: Final = 255
 _UNSPECIFIC: Final = frozenset({"", "binary/octet-stream", DEFAULT_TYPE})
 
 
 def etag_of(ino: int, attr: Attr, xattrs: Mapping[bytes, bytes] | None) -> str:
     """Of a file, without quotes; always strong."""
     return identify(ino, attr, xattrs)[0] if xattrs else synthetic_etag(ino, attr)
+
+
+def facts_of(length: int, mtime_ns: int, etag: str, kind: str) -> dict[bytes, bytes]:
+    """Attributes of new content: its MD5 as ETag, valid while length and mtime stay, and the type a client named."""
+    facts: dict[bytes, bytes] = {}
+    if etag:
+        facts[X_ETAG], facts[X_EXT] = etag.encode(), plain_ext(length, mtime_ns, None)
+    if kind and kind.isascii() and kind.isprintable() and len(kind) <= MAX_TYPE:
+        facts[X_META] = msgspec.json.encode({"content-type": kind})
+    return facts
 
 
 def stored_meta(xattrs: Mapping[bytes, bytes] | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Mapping
 from typing import Final
 
 from core.errors import FsError, MetaError
@@ -43,17 +44,22 @@ async def put(call: Call, node: Node | None) -> Response:
         raise DavError(405, "The root is a collection.")
     where = node.real if node is not None else (*(await call.export.find_parent(call.path)).real, call.path[-1])
     await _require_room(call)
-    checks = digests.wanted(headers)
+    keep_md5 = call.config.etag == "md5"
+    checks = digests.wanted(headers, md5=keep_md5)
     content = await receive(call, call.request.body, checks)
-    mtime_ns = parse_epoch_ns(headers.get("x-oc-mtime", ""))
-    condition = _condition(call, node)
-    published = await bind(call, where, node, content, condition, mtime_ns=mtime_ns)
-    return written(201 if node is None else 204, published, mtime_ns is not None)
+    mtime_ns = sent_ns = parse_epoch_ns(headers.get("x-oc-mtime", ""))
+    if keep_md5 and mtime_ns is None:
+        mtime_ns = call.export.fs.meta.clock_ns()  # the ETag is bound to it
+    etag = checks.md5.hexdigest() if keep_md5 and checks is not None else ""
+    kind = headers.get("content-type", "") if call.config.store_content_type else ""
+    facts = kept.facts_of(content.length, mtime_ns or 0, etag, kind)
+    published = await bind(call, where, node, content, _condition(call, node), mtime_ns=mtime_ns, facts=facts)
+    return written(201 if node is None else 204, published, sent_ns is not None, etag=etag)
 
 
-def written(status: int, published: Published, accepted: bool = False) -> Response:
+def written(status: int, published: Published, accepted: bool = False, *, etag: str = "") -> Response:
     headers = [
-        ("ETag", f'"{synthetic_etag(published.ino, published.attr)}"'),
+        ("ETag", f'"{etag or synthetic_etag(published.ino, published.attr)}"'),
         ("Last-Modified", http_date(published.attr.mtime_ns // _NS)),
     ]
     if accepted:
@@ -130,9 +136,9 @@ async def _collect(body: Body, length: int) -> bytes:
 
 async def bind(
     call: Call, where: tuple[bytes, ...], node: Node | None, content: Content, condition: Condition | None, *,
-    mtime_ns: int | None = None,
+    mtime_ns: int | None = None, facts: Mapping[bytes, bytes] | None = None,
 ) -> Published:  # fmt: skip
-    """Give content its name. It is discarded only when it certainly wasn't bound."""
+    """Give content its name. It is discarded only when it certainly wasn't bound. facts: attributes about it."""
     export, fs = call.export, call.export.fs
     caller, mode, xattrs = export.caller, call.config.file_mode, {}
     if node is not None:
@@ -142,6 +148,8 @@ async def bind(
         await fs.meta.require_access(export.caller, node.ino, old, 2)
         caller = Caller(old.uid, (old.gid,), check=False)
         xattrs = {k: v for k, v in (node.found.xattrs or {}).items() if k not in kept.OF_CONTENT}
+    if facts:
+        xattrs |= facts
     try:
         published = await fs.publish(
             export.bytes_of(where), content, caller, mode=mode, xattrs=xattrs, mtime_ns=mtime_ns,

@@ -13,6 +13,7 @@ from gateways.webdav.errors import DavError, from_exception
 from gateways.webdav.export import Export, Node
 from gateways.webdav.layer.library import DAVError, DAVErrorCondition
 from gateways.webdav.locks.service import LockService
+from gateways.webdav.locks.table import Lock
 from gateways.webdav.names import Path, href, to_layer
 from gateways.webdav.properties.patch import Patch
 
@@ -37,6 +38,8 @@ class Context:
         self.mtime_ns: int | None = None  # X-OC-Mtime
         self.nodes: dict[Path, Node | None] = {}  # what the gate has looked up already
         self.created: Node | None = None  # the empty file that a LOCK made
+        self.granted: Lock | None = None  # by this LOCK, or kept alive by it
+        self.new_lock = False
         self.patches: dict[int, Patch] = {}
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:

@@ -101,6 +101,7 @@ class VolumeLockStorage:
             context, from_layer(path), lock["depth"] == "infinity", lock["scope"] == "exclusive",
             _owner_text(lock["owner"]), lock["principal"],
         )  # fmt: skip
+        context.granted, context.new_lock = made, True
         lock.update(as_dict(made))
         return lock
 
@@ -113,6 +114,7 @@ class VolumeLockStorage:
         lock = context.wait(context.locks.refresh(token, context.lock_timeout_s))
         if lock is None:
             raise DAVError(412, err_condition="{DAV:}lock-token-matches-request-uri")
+        context.granted = lock
         return as_dict(lock)
 
     def delete(self, token: str) -> bool:

@@ -135,6 +135,15 @@ def active_locks(locks: Sequence[Lock], lock_prefix: tuple[Path, Path], now_ns: 
     return "".join(parts)
 
 
+def lock_document(lock: Lock, lock_prefix: tuple[Path, Path]) -> bytes:
+    """The answer to LOCK (§12.3)."""
+    active = active_locks([lock], lock_prefix, time.time_ns())
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<D:prop xmlns:D="DAV:"><D:lockdiscovery>'
+        f"{active}</D:lockdiscovery></D:prop>"
+    ).encode()
+
+
 def _discovery(r: Resource) -> str:
     if not r.locks:
         return "<D:lockdiscovery/>"
