@@ -108,10 +108,12 @@ class Worker:
         ident = self.meta.slice_ids.take_nowait() or await self.meta.slice_ids.take()
         size = self.random.choice((1, 4096, 70_000))
         at = self.random.randrange(1 << 20)
-        await self.meta.write_slices(ino, 0, [Slice(at, ident, size, 0, size)], time.time_ns())
+        index = self.random.choice((0, 0, 1))
+        await self.meta.write_slices(ino, index, [Slice(at, ident, size, 0, size)], time.time_ns())
 
     async def do_truncate(self) -> None:
-        await self.meta.truncate(await self.a_file(), self.random.randrange(1 << 20))
+        length = self.random.choice((0, self.random.randrange(1 << 20)))
+        await self.meta.truncate(await self.a_file(), length)
 
     async def do_copy(self) -> None:
         source, target = await self.a_file(), await self.a_file()
