@@ -69,9 +69,14 @@ class Namespace(Trash):
 
     async def getattr(self, ino: int) -> Attr:
         """Attributes (1 trip). The root and the trash root always exist."""
+        recent = self.store.recent
+        changes = recent.changes(ino) if recent is not None else 0
         (attr,) = await self.store.read(k.node(ino))
-        if self.store.recent is not None:
-            self.store.recent.learn(k.node(ino), attr)
+        if recent is not None:
+            if attr is not None and attr.type == DIRECTORY:
+                recent.answered_directory(ino, attr, changes)
+            else:
+                recent.learn(k.node(ino), attr)
         if attr is None:
             if ino == ROOT:
                 return _DEFAULT_ROOT

@@ -39,6 +39,9 @@ class RecentRecords:
     def __init__(self, most: int = _MOST) -> None:
         self._records: dict[Key, Any] = {}
         self._read_s: dict[int, float] = {}  # when the database last told of these directories
+        # Serial numbers of the commits of this client that patched an inode (mostly a directory) last.
+        self._changes: dict[int, int] = {}
+        self._change = self._forgotten = 0
         self._most = most
         self._failed = 0
         self._skipped = 0
@@ -62,6 +65,18 @@ class RecentRecords:
         if len(self._read_s) >= self._most:
             self._read_s.clear()
         self._read_s[ino] = time.monotonic()
+
+    def changes(self, ino: int) -> int:
+        """A number that moves with each patch that this client commits. Who asks before a question to the database and
+        after its answer knows whether the answer may be from before a change."""
+        return self._changes.get(ino, self._forgotten)
+
+    def answered_directory(self, ino: int, attr: Any, changes: int) -> None:
+        """`learn_directory` of an answer to a question that was asked when `changes` was this."""
+        if self.changes(ino) == changes:
+            self.learn_directory(ino, attr)
+        else:
+            self._read_s.pop(ino, None)
 
     def directory(self, ino: int, max_age_s: float) -> tuple[Any, float] | None:
         """Attributes of a directory as the database told them so long ago (seconds), with every change that this client
@@ -91,14 +106,19 @@ class RecentRecords:
                 self.learn(key, value)
             elif op == 1:
                 records.pop(key, None)
-            elif op == 4 and (attr := records.get(key)) is not None:
-                # Others may have changed the link count too; what decides upon it verifies it.
-                records[key] = msgspec.structs.replace(
-                    attr,
-                    nlink=attr.nlink + value.nlink,
-                    mtime_ns=attr.mtime_ns if value.mtime_ns is None else value.mtime_ns,
-                    ctime_ns=attr.ctime_ns if value.ctime_ns is None else value.ctime_ns,
-                )
+            elif op == 4:
+                if len(self._changes) >= self._most:
+                    self._changes.clear()
+                    self._forgotten = self._change
+                self._change = self._changes[key[1]] = self._change + 1
+                if (attr := records.get(key)) is not None:
+                    # Others may have changed the link count too; what decides upon it verifies it.
+                    records[key] = msgspec.structs.replace(
+                        attr,
+                        nlink=attr.nlink + value.nlink,
+                        mtime_ns=attr.mtime_ns if value.mtime_ns is None else value.mtime_ns,
+                        ctime_ns=attr.ctime_ns if value.ctime_ns is None else value.ctime_ns,
+                    )
 
     def refused(self, keys: Iterable[Key], guessed: bool) -> None:
         """A commit that expected these was refused: at least one of them is something else by now."""

@@ -156,3 +156,15 @@ async def test_others_changes_of_a_folder_are_seen_when_we_did_not_change_it(cli
     await other.close()
     reply = await client.ask("getattr", folder, None)
     assert struct.unpack_from("=I", reply, 16 + 60)[0] == stat.S_IFDIR | 0o700
+
+
+async def test_removing_names_that_the_kernel_knows_asks_for_the_folder_once(client: Client) -> None:
+    folder = await client.folder(b"d")
+    costs = []
+    for name in (b"first", b"second", b"third", b"fourth"):
+        ino, fh = await client.create(folder, name)
+        await client.ask("release", ino, fh, os.O_RDWR, 0, 0)
+    for name in (b"first", b"second", b"third", b"fourth"):
+        costs.append((await client.costs("getattr", folder, None))[1])
+        await client.ask("unlink", folder, name)
+    assert costs == [1, 0, 0, 0]
