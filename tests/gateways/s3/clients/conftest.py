@@ -38,6 +38,21 @@ def gateway_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
         assert "Traceback" not in log, log
 
 
+#: A command of theirs takes a second to start. What they ask for is the same on every volume; boto3 and s5cmd show the
+#: rest on the second one.
+SLOW_CLIENTS = ("test_awscli", "test_javascript", "test_rclone", "test_s3cmd", "test_tls")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow clients on further volumes are among the heavy tests."""
+    first = next(iter(VOLUMES))
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if item.path.stem in SLOW_CLIENTS and params.get("gateway_process", first) != first:
+            item.add_marker(pytest.mark.heavy)
+
+
 @contextmanager
 def scratch(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
     """A folder that goes away with its fixture: pytest would keep these gigabytes for three sessions."""
