@@ -17,7 +17,6 @@ from tests.gateways.fuse.posix.expect import FORMATS, KINDS, PATH_MAX, fails, ma
 from tests.gateways.fuse.posix.places import Place
 
 
-@pytest.mark.every_engine
 def test_a_path_of_4095_bytes(d: Path) -> None:
     path = str(d)
     while len(path) + 201 < PATH_MAX - 60:
@@ -35,7 +34,6 @@ def test_a_path_of_4095_bytes(d: Path) -> None:
         os.mkdir(last + "x")
 
 
-@pytest.mark.every_engine
 def test_deeper_than_any_path(d: Path) -> None:
     """A tree of 300 levels with long names, walked by descriptors."""
     name = "n" * 100
@@ -86,7 +84,6 @@ def test_statvfs_counts_what_is_written(place: Place, d: Path) -> None:
     assert (after.f_blocks - after.f_bfree) * after.f_frsize - used >= 7 << 20
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("kind", KINDS)
 def test_statx_is_stat(d: Path, root: Actor, kind: str) -> None:
     make(root, kind, d / "x", 0o640)

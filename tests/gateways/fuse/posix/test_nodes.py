@@ -80,7 +80,6 @@ def test_mknod_of_other_types(d: Path, bits: int) -> None:
 # -- they work -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.every_engine
 def test_a_fifo_carries_bytes_between_processes(d: Path, people: People) -> None:
     os.mkfifo(d / "x", 0o666)
     other = people.another()
@@ -128,7 +127,6 @@ def test_fifo_times_move_with_its_bytes(place: Place, d: Path) -> None:
     os.close(fd)
 
 
-@pytest.mark.every_engine
 def test_a_unix_socket_listens_by_its_name(d: Path) -> None:
     before = os.open(".", os.O_RDONLY)
     os.chdir(d)

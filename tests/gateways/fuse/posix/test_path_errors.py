@@ -76,7 +76,6 @@ def test_a_component_is_no_directory(d: Path, other: Path, root: Actor, call: st
         ALL[call](root, d / "x" / "y", other)
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", ALL)
 def test_a_component_is_missing(d: Path, other: Path, root: Actor, call: str) -> None:
     with fails(errno.ENOENT):
@@ -86,7 +85,6 @@ def test_a_component_is_missing(d: Path, other: Path, root: Actor, call: str) ->
         ALL[call](root, d / "dangling" / "y", other)
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", EXISTING)
 def test_the_thing_is_missing(d: Path, other: Path, root: Actor, call: str) -> None:
     with fails(errno.ENOENT):
@@ -99,7 +97,6 @@ def test_an_empty_path(d: Path, other: Path, root: Actor, call: str) -> None:
         ALL[call](root, "", other)
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", ALL)
 def test_a_name_of_256_bytes(d: Path, other: Path, root: Actor, call: str) -> None:
     with fails(errno.ENAMETOOLONG):
@@ -116,7 +113,6 @@ def test_a_name_of_255_bytes_is_looked_for(d: Path, other: Path, root: Actor, ca
         EXISTING[call](root, d / ("n" * NAME_MAX), other)
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", CREATING)
 def test_a_name_of_255_bytes_can_be_made(d: Path, other: Path, root: Actor, call: str) -> None:
     path = d / ("n" * NAME_MAX)
@@ -152,7 +148,6 @@ def test_forty_symlinks_in_a_row_are_followed_and_one_more_is_not(d: Path) -> No
         os.stat(d / "s41")
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", ALL)
 def test_no_right_to_search(open_dir: Path, other: Path, alice: User, call: str) -> None:
     closed = open_dir / "closed"

@@ -57,7 +57,6 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.every_engine
 @pytest.mark.parametrize("call", CHANGES)
 def test_nothing_changes(d: Path, r: Path, call: str) -> None:
     before = os.stat(d / "x"), sorted(os.listdir(d))
@@ -67,7 +66,6 @@ def test_nothing_changes(d: Path, r: Path, call: str) -> None:
     assert before == after
 
 
-@pytest.mark.every_engine
 def test_reading_works(r: Path) -> None:
     assert calls.get(r / "x") == b"content"
     assert calls.get(r / "s") == b"content"
