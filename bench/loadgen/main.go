@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command loadgen puts a bounded S3 load on one endpoint and prints one JSON object with what it saw.
+// Command loadgen puts a bounded load, S3 or plain HTTP with Basic authentication, on one endpoint and prints one JSON object with what it saw.
 //
 // Requests are written and answers parsed by hand on plain sockets: on two cores that generator and server share, every
 // microsecond of the generator is taken from the server. It is a closed loop: each connection has one request in flight.
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 
 type options struct {
 	address, host, bucket, prefix, method string
-	accessKey, secretKey, region          string
+	accessKey, secretKey, region, basic   string
 	size                                  int64
 	objects, connections, count           int
 	duration, timeout                     time.Duration
@@ -59,6 +60,10 @@ func main() {
 	flag.Parse()
 	// From the environment, so that it shows in no process list.
 	o.secretKey = os.Getenv("LOADGEN_SECRET_KEY")
+	// USER:PASSWORD: Basic authentication instead of a signature, for WebDAV.
+	if login := os.Getenv("LOADGEN_BASIC"); login != "" {
+		o.basic = "Basic " + base64.StdEncoding.EncodeToString([]byte(login))
+	}
 	o.anonymous = o.accessKey == ""
 	o.host = o.address
 	if o.duration > time.Hour || o.connections < 1 || o.connections > 4096 || o.objects < 1 || o.size < 0 {

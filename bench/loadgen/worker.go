@@ -135,6 +135,9 @@ func (w *worker) send(method, path string, body []byte) error {
 		auth, date := w.sign.authorization(method, w.o.host, path, "", w.payload.hash, time.Now())
 		fmt.Fprintf(b, "Authorization: %s\r\nX-Amz-Content-Sha256: %s\r\nX-Amz-Date: %s\r\n", auth, w.payload.hash, date)
 	}
+	if w.o.basic != "" {
+		fmt.Fprintf(b, "Authorization: %s\r\n", w.o.basic)
+	}
 	if method == "PUT" {
 		fmt.Fprintf(b, "Content-Length: %d\r\n", len(body))
 	}
