@@ -8,7 +8,7 @@ everything is: parents, entry, inode with length, slices and extended attributes
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from core.meta import keys as k
 from core.meta.base import show
 from core.meta.caller import ROOT_CALLER, Caller, Condition
 from core.meta.data import Data
+from core.meta.keys import Key
 from core.meta.known import KnownPlaces, Place, Target
 from core.meta.namespace import SymlinkInPath
 from core.meta.records import (
@@ -27,6 +28,7 @@ from core.meta.records import (
     FLAG_APPEND,
     FLAG_IMMUTABLE,
     ROOT,
+    SYMLINK,
     TRASH,
     Attr,
     DirStat,
@@ -70,6 +72,10 @@ class SourceChanged(FsError):
     """ESTALE: a chunk of what the content was cloned from is no longer the same: written to, or only compacted."""
 
 
+class GuardChanged(FsError):
+    """ESTALE: one of the `guards` of a publish is no longer what the caller has seen."""
+
+
 class Publish(Data):
     """Mixin of `Meta`."""
 
@@ -93,12 +99,18 @@ class Publish(Data):
         parents: ImplicitDirs | None = None,
         replace_empty_dir: bool = False,
         skip_trash: bool = False,
+        inherit: Collection[bytes] | None = None,
+        guards: Sequence[tuple[Key, Any]] = (),
     ) -> Published:
         """Make `names` below directory `base` a new file with this content (2 trips, 1 in a known
         directory); content None makes a directory.
 
+        inherit: a file that is replaced hands on mode, owner, group, access rules and extended attributes, except
+        those of these names (1 trip more then); only a file may be replaced, a link is `SymlinkInPath`.
+        guards: records that the caller's decision rests upon; the commit proves them, or `GuardChanged` is raised.
+
         Errors: ENOENT (a parent is missing and `parents` is None), ENOTDIR, EISDIR, EEXIST (`Exists`), ESTALE
-        (condition, or a source of the content changed), EPERM, EACCES, EDQUOT, ENOSPC, SymlinkInPath.
+        (condition, a guard, or a source of the content changed), EPERM, EACCES, EDQUOT, ENOSPC, SymlinkInPath.
         """
         self.require_writable()
         if not names:
@@ -121,6 +133,7 @@ class Publish(Data):
             now = self.clock_ns()
             target: Target = (None, None)
             missing = 0
+            await self._expect_guards(tx, guards)
             guess = known if tx.attempt == 0 else self._known.corrected(known, tx.lost, names[-1])
             if guess is not None:
                 # Nothing is read: the commit proves that the path still leads here and what the name is.
@@ -139,6 +152,7 @@ class Publish(Data):
                     tx.after.append(lambda: self._known.learn_directory(base, names, found, parent, pattr))
             tx.expect_identity(parent, pattr)
             replaced = False
+            kept: dict[bytes, bytes] = {}
             if missing:
                 assert parents is not None
                 self.require_condition(condition, None, None, names[-1])
@@ -146,6 +160,8 @@ class Publish(Data):
             else:
                 # A free name, the usual case, needs no trash.
                 trash = 0 if target[0] is None or content is None else await self.trash_dir(base, skip=skip_trash)
+                if inherit is not None and target[0] is not None:
+                    kept = await self._handed_on(tx, target[0], names, inherit)
                 replaced = await self._take_name(
                     tx, parent, pattr, names[-1], *target, trash, now, condition, directory=content is None,
                     replace_empty_dir=replace_empty_dir,
@@ -157,6 +173,9 @@ class Publish(Data):
                 atime_ns=now if atime_ns is None else atime_ns,
                 length=content.length if content is not None else attr.length,
             )
+            old = target[1]
+            if inherit is not None and old is not None:
+                attr = msgspec.structs.replace(attr, mode=old.mode, uid=old.uid, gid=old.gid, access_acl=old.access_acl)
             if replaced or missing:
                 # Times of the parent are patched by what took the name, or it is itself new.
                 tx.put(k.entry(parent, names[-1]), Entry(kind, ino))
@@ -172,7 +191,7 @@ class Publish(Data):
             else:
                 touched = await self.add_node(tx, parent, pattr, names[-1], ino, attr, now)
             self.log_create(tx, parent, names[-1], ino, attr, mode, umask, touched, now, caller)
-            for name, value in (xattrs or {}).items():
+            for name, value in {**kept, **(xattrs or {})}.items():
                 tx.put(k.xattr(ino, name), value)
                 self.log_change(tx, "SETXATTR", ino, name, value, 0, now=now)
             if content is not None:
@@ -189,6 +208,30 @@ class Publish(Data):
         if kind == FILE:
             self._known.learn_file(published.attr.parent, names[-1], ino, published.attr)
         return published
+
+    @staticmethod
+    async def _expect_guards(tx: Tx, guards: Sequence[tuple[Key, Any]]) -> None:
+        if guards and tx.attempt:
+            now = await tx.peek(*(key for key, _ in guards))
+            if any(found != seen for found, (_, seen) in zip(now, guards, strict=True)):
+                raise GuardChanged(errno.ESTALE, "something that the change depends on was changed meanwhile")
+        for key, seen in guards:
+            tx.expect(key, seen)
+
+    @staticmethod
+    async def _handed_on(
+        tx: Tx, entry: Entry, names: Sequence[bytes], without: Collection[bytes]
+    ) -> dict[bytes, bytes]:
+        """Extended attributes that the new file takes over from the one it replaces."""
+        if entry.type == SYMLINK:
+            raise SymlinkInPath(len(names) - 1, entry.ino)
+        if entry.type not in (FILE, DIRECTORY):
+            raise FsError(errno.EEXIST, f"{show(names[-1])}: is neither a file nor a directory")
+        found: dict[bytes, bytes] = (await tx.peek(k.xattrs(entry.ino)))[0]
+        kept = {name: value for name, value in found.items() if name not in without}
+        for name, value in kept.items():
+            tx.expect(k.xattr(entry.ino, name), value)
+        return kept
 
     async def _make_dirs(
         self, tx: Tx, parent: int, pattr: Attr, names: Sequence[bytes], how: ImplicitDirs, caller: Caller, now: int
@@ -276,4 +319,4 @@ class Publish(Data):
                 tx.expect(k.chunk(source, index), raw)
 
 
-__all__ = ["ROOT", "Content", "ImplicitDirs", "Publish", "Published", "SourceChanged", "SymlinkInPath"]
+__all__ = ["ROOT", "Content", "GuardChanged", "ImplicitDirs", "Publish", "Published", "SourceChanged", "SymlinkInPath"]

@@ -19,7 +19,7 @@ from core.meta.records import FILE, ROOT
 from core.vfs.api import Condition
 from core.vfs.filesystem import FileSystem
 from gateways.http.messages import Application, BadRequest, IncompleteBody, Request, Response, SlowBody, read_all
-from gateways.webdav import gate, listing, propfind, read, write
+from gateways.webdav import gate, listing, patch, propfind, read, write
 from gateways.webdav.auth.door import Doorkeeper
 from gateways.webdav.auth.users import ANONYMOUS, User
 from gateways.webdav.compress import compress
@@ -170,7 +170,7 @@ class WebDavApplication(Application):
             node = await export.find(call.path)
             await gate.judge(call, node)
             await gate.require_tokens(call, node)
-            return await write.patch(call, node)
+            return await patch.patch(call, node)
         return await self._layer(call)
 
     def _require_own_origin(self, request: Request) -> None:
@@ -338,13 +338,21 @@ class WebDavApplication(Application):
             call.path[-1].startswith(b"._") or call.path[-1] == b".DS_Store"
         ):  # fmt: skip
             raise DavError(403, "Files of the Finder are not kept here.")
-        node = await call.export.find(call.path)
-        if node is None and call.path and await call.export.find(call.path, follow=False) is not None:
-            # Writing through a link that leads nowhere we may go would create what was not meant.
-            raise DavError(409, "A link stands here that leads nowhere.")
-        await gate.judge(call, node)
-        await gate.require_tokens(call, node)
-        return await write.put(call, node)
+        done = await write.put_at_once(call)
+        if isinstance(done, Response):
+            return done
+        try:
+            node = await call.export.find(call.path)
+            if node is None and call.path and await call.export.find(call.path, follow=False) is not None:
+                # Writing through a link that leads nowhere we may go would create what was not meant.
+                raise DavError(409, "A link stands here that leads nowhere.")
+            await gate.judge(call, node)
+            await gate.require_tokens(call, node)
+        except BaseException:
+            if done is not None:
+                await self.fs.discard(done.content)
+            raise
+        return await write.put(call, node, done)
 
     async def _layer(self, call: Call) -> Response:
         """Judged here, carried out by WsgiDAV."""

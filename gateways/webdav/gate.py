@@ -158,6 +158,14 @@ def destination(call: Call) -> Path:
 # -- locks ---------------------------------------------------------------------------------------------------------
 
 
+def touches_locks(call: Call) -> bool:
+    """Is the place of a PUT, or the collection that holds it, locked as far as this process knows?"""
+    if call.locks is None or not len(call.locks.table):
+        return False
+    table, place = call.locks.table, call.place
+    return bool(table.covering(place) or table.covering(place[:-1]))
+
+
 async def require_tokens(call: Call, node: Node | None, target: Node | None = None) -> None:
     """423 unless a token of every lock that the method touches was submitted by its holder."""
     locks = call.locks

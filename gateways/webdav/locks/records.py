@@ -20,6 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from core.errors import FsError
+from core.meta import keys as k
+from core.meta.keys import Key
+from core.meta.records import Attr
 from core.vfs.api import Condition
 from core.vfs.filesystem import Content, FileSystem, ImplicitDirs
 from gateways.webdav.locks.table import TOKEN_SCHEME, Lock
@@ -83,11 +86,14 @@ class LockRecords:
         self._fs = fs
         self._folder = 0
         self._mutex = 0
+        #: The folder's record, as `generation` has last seen it.
+        self.seen: Attr | None = None
         self._own = asyncio.Lock()
         self._owners = itertools.count(1)
 
     async def generation(self) -> int:
         """Changes whenever a lock came or went (1 trip); 0 while there is no folder."""
+        self.seen = None
         if self._folder:
             try:
                 attr = await self._fs.meta.getattr(self._folder)
@@ -96,7 +102,10 @@ class LockRecords:
                     raise
                 self._folder = 0
             else:
-                return 0 if attr.in_trash else attr.mtime_ns
+                if attr.in_trash:
+                    return 0
+                self.seen = attr
+                return attr.mtime_ns
         try:
             found = await self._fs.lookup(_FOLDER, follow=False)
         except FsError as e:
@@ -104,7 +113,22 @@ class LockRecords:
                 return 0
             raise
         self._folder = found.ino
+        self.seen = found.attr
         return found.attr.mtime_ns
+
+    @property
+    def guard(self) -> tuple[Key, Attr] | None:
+        """The record that proves, in the commit of a change, that no lock came or went since `generation` was asked.
+        None while there is no folder."""
+        return (k.node(self._folder), self.seen) if self.seen is not None else None
+
+    async def prepare(self) -> None:
+        """Make the folder, so that there is something to prove."""
+        try:
+            await self._fs.mkdir(_FOLDER, mode=0o700, parents=_PARENTS)
+        except FsError as e:
+            if e.errno != errno.EEXIST:
+                raise
 
     async def names(self) -> dict[str, int]:
         """Token -> inode of every lock."""

@@ -14,11 +14,12 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from core.errors import FsError
+from core.meta.keys import Key
 from gateways.webdav.config import MAX_LOCKS, MAX_LOCKS_OF_ONE, REFRESH_WRITE_S
 from gateways.webdav.errors import DavError
 from gateways.webdav.locks.records import LockRecords
@@ -86,6 +87,24 @@ class LockService:
                 await self.fresh()
             except OSError as error:
                 log.warning("locks that ended can't be removed yet, next try in %d s: %s", _SWEEP_S, error)
+
+    def guards(self) -> list[tuple[Key, Any]] | None:
+        """Records that prove, in the commit of a change, that `table` is what all servers agree on: a change that is
+        allowed by it then needs no round trip to ask first. None: `fresh` has to be called, or `prepare`."""
+        now = self._clock()
+        if any(lock.expires <= now for lock in self.table):
+            return None
+        if self._records is None:
+            return []
+        guard = self._records.guard
+        return [guard] if guard is not None and guard[1].mtime_ns == self._generation else None
+
+    async def prepare(self) -> None:
+        """Make `guards` possible."""
+        await self.fresh()
+        if self._records is not None and self._records.guard is None:
+            await self._records.prepare()
+            await self.fresh()
 
     async def reread(self) -> None:
         """Before a request is refused: another server may have given back what this one still knows."""
