@@ -98,6 +98,7 @@ class Door:
         self.posix: Posix
         self.internal: InternalFiles
         self.vfs: VFS
+        self._handlers: Handlers
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Door:
         self.posix.writeback_cache = options.session.writeback_cache
         if saved:
             await self._recover()
-        handlers = Handlers(self.posix, options.ttl, readdir_cache=options.readdir_cache)
+        handlers = self._handlers = Handlers(self.posix, options.ttl, readdir_cache=options.readdir_cache)
         self.server = self._new_server(PatientOperations(handlers))
         self.server.observe(Observer(self.internal.access_log, self.internal.metrics, warn=log.warning))
         self._invalidator = PageInvalidator(self.server)
@@ -170,6 +171,8 @@ class Door:
     async def stop(self) -> None:
         """The end of the mount: everything is recorded, handles are closed. The session ends with the volume."""
         await self.server.stop(timeout_s=1)
+        if self._handlers.passed is not None:
+            await self._handlers.passed.finish()
         await self.vfs.close()
         self._invalidator.close()
         if self.options.copies_in is not None and self._table is not None:

@@ -126,6 +126,15 @@ class PassedFiles:
         """A new mount: what lies in the folder belongs to nobody."""
         self._place.clear()
 
+    async def finish(self) -> None:
+        """The mount is over: what was stored until the last mapping went, and nobody has looked at since, is taken."""
+        for ino in list(self._table):
+            try:
+                await self.collect(ino)
+            except OSError as e:
+                log.error("inode %d: what was stored through mappings at last is lost: %s", ino, e.strerror or e)
+        self.close()
+
     def close(self) -> None:
         """Give the copies up. Descriptors that read them go on, for good or until a later process resumes."""
         self.on = False

@@ -39,11 +39,6 @@ class PassthroughHandlers(Operations):
         self.passed = PassedFiles(self.posix, device, folder)
         return self.passed
 
-    def destroy(self) -> None:
-        if self.passed is not None:
-            self.passed.close()
-        super().destroy()
-
     # -- opening and closing ----------------------------------------------------------------------------------------
 
     def open(self, call: Call, flags: int, open_flags: int) -> Answer:

@@ -237,6 +237,23 @@ def test_what_was_stored_into_a_mapping_survives_a_crash_of_the_worker(content: 
             wait_for(lambda: theirs.read_bytes() == expected, 10, "what was stored, in the volume")
 
 
+def test_what_was_stored_just_before_the_unmount_is_in_the_volume(content: bytes) -> None:
+    require_passthrough()
+    with mounted("sqlite", "--passthrough") as mount:
+        path = mount.point / "file"
+        path.write_bytes(content)
+        settle(mount, path)
+        reader, writer = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+        at = libc.mmap(None, len(content), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, writer, 0)
+        os.close(reader)
+        os.close(writer)
+        ctypes.memmove(at + 1000, b"stored", 6)
+        libc.munmap(ctypes.c_void_p(at), len(content))
+        mount.stop()
+        mount.start()
+        assert path.read_bytes() == content[:1000] + b"stored" + content[1006:]
+
+
 def test_stores_and_writes_of_one_file_at_the_same_time_lose_nothing(mount: Mount, path: Path, content: bytes) -> None:
     """Who stores into a mapping is not undone by what is written beside it, nor by the worker that takes it over."""
     reader, writer = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
