@@ -37,7 +37,7 @@ table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-size:.85rem;white-space:nowrap}th a{color:var(--dim)}th[aria-sort] a{color:inherit}
 tbody tr:hover{background:#8881}
-td:first-child{width:100%;overflow-wrap:anywhere}
+td:first-child{width:100%;overflow-wrap:anywhere;padding-left:2.2em;text-indent:-1.6em}
 td a{unicode-bidi:isolate;white-space:pre-wrap}
 td:nth-child(2),th:nth-child(2){text-align:right}
 td:nth-child(n+2){white-space:nowrap;color:var(--dim);font-variant-numeric:tabular-nums}

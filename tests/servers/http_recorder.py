@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import httptools
 
 _PIECE = 1 << 18
+KEPT = 16 << 10
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Exchange:
     target: str
     headers: dict[str, str]
     body_bytes: int = 0
+    body: bytes = b""  # what fits in `KEPT`: documents rather than files
     status: int = 0
     answer: dict[str, str] = field(default_factory=dict)
 
@@ -57,6 +59,8 @@ class _Up:
 
     def on_body(self, body: bytes) -> None:
         self._exchange.body_bytes += len(body)
+        if self._exchange.body_bytes <= KEPT:
+            self._exchange.body += body
 
     def feed_data(self, data: bytes) -> None:
         self._parser.feed_data(data)
