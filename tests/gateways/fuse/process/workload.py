@@ -35,6 +35,7 @@ class Actor:
         os.mkdir(self.home)
         self.files: dict[str, bytearray] = {}
         self.open: dict[str, int] = {}
+        self.reading: dict[str, int] = {}  # descriptors that only read, kept open
         self.folders: dict[str, set[str]] = {}
         self.log = os.open(f"{folder}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.appended = 0
@@ -116,18 +117,29 @@ class Actor:
         else:
             content.extend(bytes(length - len(content)))
 
+    def hold(self) -> None:
+        """Nobody else has it open for a moment: from then on a kernel that passes through reads it by itself."""
+        name = self.pick()
+        if name is None:
+            return
+        self.close(name)
+        self.reading[name] = os.open(f"{self.home}/{name}", os.O_RDONLY)
+
     def check(self) -> None:
         name = self.pick()
         if name is None:
             return
         wanted = self.files[name]
-        fd = os.open(f"{self.home}/{name}", os.O_RDONLY) if self.rng.random() < 0.5 else self.fd(name)
+        own = self.rng.random() < 0.5
+        fd = self.reading.get(name, -1)
+        if fd < 0 or own:
+            fd = os.open(f"{self.home}/{name}", os.O_RDONLY) if own else self.fd(name)
         assert os.fstat(fd).st_size == len(wanted), f"{name} is {os.fstat(fd).st_size} long instead of {len(wanted)}"
         found = bytearray()
         while chunk := os.pread(fd, 1 << 17, len(found)):
             found += chunk
         self.compare(name, found)
-        if fd != self.open.get(name):
+        if fd not in (self.open.get(name), self.reading.get(name)):
             os.close(fd)
 
     def note(self, name: str, what: str) -> None:
@@ -183,12 +195,14 @@ class Actor:
         self.files[target] = self.files.pop(name)
         self.history[target] = self.history.pop(name, [])
         self.note(target, f"renamed from {name}")
-        if name in self.open:
-            self.open[target] = self.open.pop(name)
+        for kept in (self.open, self.reading):
+            if name in kept:
+                kept[target] = kept.pop(name)
 
     def close(self, name: str) -> None:
-        if name in self.open:
-            os.close(self.open.pop(name))
+        for kept in (self.open, self.reading):
+            if name in kept:
+                os.close(kept.pop(name))
 
     def unlink(self) -> None:
         name = self.pick()
@@ -262,7 +276,7 @@ class Actor:
         steps: list[tuple[int, Callable[[], None]]] = [
             (6, self.create), (8, self.overwrite), (6, self.append), (3, self.truncate), (8, self.check),
             (3, self.map_read), (3, self.map_write), (4, self.rename), (3, self.unlink), (2, self.listing),
-            (5, self.folder_step), (6, self.log_step), (3, self.count_step),
+            (3, self.hold), (5, self.folder_step), (6, self.log_step), (3, self.count_step),
         ]  # fmt: skip
         weights, calls = [w for w, _ in steps], [c for _, c in steps]
         while not os.path.exists(f"{self.folder}/../stop"):
