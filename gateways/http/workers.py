@@ -15,6 +15,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -121,6 +122,7 @@ def serve_all(
             admin = bind(*where)
             stack.callback(admin.close)
         job = _Job(build_apps, build_admin, doors, admin, workers)
+        _allow_open_files(sum(door.options.limits.max_connections for door in doors))
 
         def ready() -> None:
             if on_ready is not None:
@@ -131,6 +133,27 @@ def serve_all(
         for door in doors:
             door.share(workers)
         return Supervisor(workers, job.run, gone=job.gone, stopping=job.close, all_ready=ready).run()
+
+
+#: Beside connections: blocks that are being sent, databases, logs.
+_OTHER_FILES = 1000
+
+
+def _allow_open_files(connections: int) -> None:
+    """As many descriptors as connections may come; 1024, what many systems begin with, would be the true limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft < wanted:
+        log.warning(
+            "only %d files may be open, %d connections need %d; raise the limit (ulimit -Hn, LimitNOFILE=)",
+            soft, connections, wanted,
+        )  # fmt: skip
 
 
 class _Door:
