@@ -196,12 +196,19 @@ class Files(Locks):
         """Takes all bytes, or raises. Durable after flush or fsync."""
         handle = self.handles.get(fh) or await self.handle(fh, ino, flags)
         if type(handle) is not Handle:
-            n: int = await handle.write(offset, data)
-            return n
+            raise FsError(errno.EBADF, f"inode {ino} is a special file of this mount")
         if resent and self.keeper.has_write(request):
             return len(data)  # `recover` has written them again, at the right place
         append = bool(flags & os.O_APPEND) and not self.writeback_cache
         return await handle.file.for_writing().write(offset, data, append=append, request=request)
+
+    async def write_special(self, fh: int, ino: int, offset: int, data: memoryview, caller: Caller) -> int:
+        """Into a special file, on the authority of who writes, whoever opened it (semantics §12.2)."""
+        handle = self.handles.get(fh) or await self.handle(fh, ino)
+        if type(handle) is Handle:
+            raise FsError(errno.EBADF, f"handle {fh} is none of a special file")
+        n: int = await handle.write(offset, data, caller)
+        return n
 
     # -- closing ----------------------------------------------------------------------------------------------------
 

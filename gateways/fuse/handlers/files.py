@@ -123,6 +123,8 @@ class FileHandlers(Translate):
     async def _write(
         self, call: Call, fh: int, offset: int, data: memoryview, write_flags: int, flags: int
     ) -> Buffer:  # fmt: skip
+        if self.posix.is_special_inode(call.nodeid):
+            return replies.written(await self.posix.write_special(fh, call.nodeid, offset, data, self.caller(call)))
         n = await self.posix.write(fh, call.nodeid, flags, offset, data, call.unique, call.resent)
         if write_flags & WRITE_KILL_SUIDGID:
             await self.posix.kill_privileges(call.nodeid)

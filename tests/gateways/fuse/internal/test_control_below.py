@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from core.vfs.internal import protocol as p
+from tests.gateways.fuse.internal.conftest import as_user
 from tests.gateways.fuse.internal.test_special_files import ask, errno_of
 from tests.gateways.fuse.mounts import Mount
 
@@ -97,3 +99,23 @@ def test_texts_have_positions_and_streams_have_none(mount: Mount, name: str, see
     fd = os.open(mount.point / ".control", os.O_RDWR)
     assert errno_of(os.lseek, fd, 0, os.SEEK_SET) == errno.ESPIPE
     os.close(fd)
+
+
+def test_whoever_writes_is_who_asks(mount: Mount, folder: Path) -> None:
+    """A descriptor that root opened gives nobody root's rights."""
+    (folder / "f").write_bytes(b"x")
+    fd = os.open(mount.point / ".control", os.O_RDWR)
+    message = p.encode(p.RemoveTree(os.stat(folder).st_ino, b"f"))
+
+    def work() -> int:
+        os.write(fd, message)
+        while not (reply := os.read(fd, 1 << 16)):  # waits for a third of a second each time
+            pass
+        return reply[-1]
+
+    try:
+        assert as_user(65534, work) == errno.EACCES
+        assert os.listdir(folder) == ["f"]
+        assert work() == 0 and not os.listdir(folder)
+    finally:
+        os.close(fd)
