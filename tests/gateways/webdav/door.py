@@ -86,7 +86,7 @@ class Door(Server):
             sent = dict(headers or {})
             if login is not None:
                 sent.setdefault("Authorization", login)
-            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_accept_encoding=True, skip_host="Host" in sent)
             data = body.encode() if isinstance(body, str) else body
             if data is not None and "Content-Length" not in sent:
                 sent["Content-Length"] = str(len(data))

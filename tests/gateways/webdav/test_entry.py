@@ -87,7 +87,7 @@ def test_each_user_sees_a_root_of_its_own(meta_url: str, door: Door) -> None:
 
 def test_pages_of_other_sites_change_nothing_unless_allowed(meta_url: str, door: Door) -> None:
     assert door.ask("PUT", "/origin", {"Origin": "https://evil.example"}, b"x").status == 403
-    assert door.ask("PUT", "/origin", {"Origin": door.url, "Host": f"127.0.0.1:{door.port}"}, b"x").status in (201, 400)
+    assert door.ask("PUT", "/origin", {"Origin": door.url}, b"x").status in (201, 204)
     with Door(meta_url, "--cors-allow-origin", "https://app.example") as open_door:
         asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
         found = open_door.ask("OPTIONS", "/origin", asked, login=None)
