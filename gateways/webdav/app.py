@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from core.errors import FsError
-from core.meta.records import FILE, ROOT
+from core.meta.records import FILE, ROOT, SYMLINK
 from core.vfs.api import Condition
 from core.vfs.filesystem import FileSystem
 from gateways.http.messages import Application, BadRequest, IncompleteBody, Request, Response, SlowBody, read_all
@@ -343,9 +343,12 @@ class WebDavApplication(Application):
             return done
         try:
             node = await call.export.find(call.path)
-            if node is None and call.path and await call.export.find(call.path, follow=False) is not None:
-                # Writing through a link that leads nowhere we may go would create what was not meant.
-                raise DavError(409, "A link stands here that leads nowhere.")
+            if node is None and call.path:
+                node = await call.export.find(call.path, follow=False)
+                if node is not None and node.found.attr.type == SYMLINK:
+                    # Writing through a link that leads nowhere we may go would create what was not meant.
+                    raise DavError(409, "A link stands here that leads nowhere.")
+                # Anything else was made by somebody else between the two looks.
             await gate.judge(call, node)
             await gate.require_tokens(call, node)
         except BaseException:
