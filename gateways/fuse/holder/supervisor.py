@@ -79,8 +79,7 @@ class Supervisor:
             self.say("WARNING", f"{self._spec.mount_point}: no socket for upgrades, they need an unmount: {e}")
         while self._status is None:
             self._due()
-            for key, _ in self._selector.select(self._timeout()):
-                key.data()
+            self._dispatch(self._timeout())
         self._close()
         return self._status
 
@@ -446,6 +445,12 @@ class Supervisor:
                 self._stop(signal.Signals(number).name)
         if signal.SIGHUP in numbers:
             self._replace(self._program, None)
+
+    def _dispatch(self, timeout_s: float) -> None:
+        """What was taken off the list by an event of the same moment is closed, and has nothing to say any more."""
+        for key, _ in self._selector.select(timeout_s):
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
 
     def _watch(self, sock: socket.socket, call: Callable[[], None]) -> None:
         self._selector.register(sock, selectors.EVENT_READ, call)
