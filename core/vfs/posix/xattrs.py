@@ -133,9 +133,16 @@ class Xattrs(Attributes):
         """trusted.* is for root only."""
         if self.is_special_inode(ino):
             return []
+        real = self.real(ino)
+        try:
+            found = await self.meta.listxattr(real)
+        except FsError as e:
+            if e.errno != errno.ENOENT or self.removed_directory(real) is None:
+                raise
+            return []
         return [
             name
-            for name in await self.meta.listxattr(self.real(ino))
+            for name in found
             if self.has_xattr(name)
             and self._in_namespace(name)
             and (caller.uid == 0 or not name.startswith(b"trusted."))

@@ -134,7 +134,7 @@ class AttributeHandlers(Translate):
             )  # fmt: skip
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             await resent.xattr_was_set(self.posix, e, call.nodeid, name, value)
         return b""
 
@@ -144,7 +144,10 @@ class AttributeHandlers(Translate):
 
     async def listxattr(self, call: Call, size: int) -> Buffer:
         self._require_xattrs()
-        names = await self.posix.listxattr(call.nodeid, self.caller(call))
+        try:
+            names = await self.posix.listxattr(call.nodeid, self.caller(call))
+        except FsError as e:
+            raise stale(e) from e
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     async def removexattr(self, call: Call, name: bytes) -> Buffer:
@@ -153,7 +156,7 @@ class AttributeHandlers(Translate):
             await self.posix.removexattr(call.nodeid, name, self.caller(call))
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             resent.xattr_was_removed(e)
         return b""
 

@@ -20,7 +20,7 @@ from core.vfs.internal.inodes import ACCESS_LOG, CONTROL
 from core.vfs.posix.nodes import Node
 from gateways.fuse.api import Answer, Buffer, Call, Reply
 from gateways.fuse.handlers import resent
-from gateways.fuse.handlers.translate import Translate
+from gateways.fuse.handlers.translate import Translate, stale
 from gateways.fuse.operations import unsupported
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import (
@@ -75,7 +75,7 @@ class FileHandlers(Translate):
                 )
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             node, fh = await self._created_before(call, e, name, flags, mode, umask, caller)
         return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, keep)))
 
@@ -92,7 +92,10 @@ class FileHandlers(Translate):
         return node, fh
 
     async def tmpfile(self, call: Call, name: bytes, flags: int, mode: int, umask: int, open_flags: int) -> Reply:
-        node, fh = await self.posix.tmpfile(call.nodeid, flags, mode, self.umask(umask), self.caller(call))
+        try:
+            node, fh = await self.posix.tmpfile(call.nodeid, flags, mode, self.umask(umask), self.caller(call))
+        except FsError as e:
+            raise stale(e) from e
         return replies.created(self.entry(node), replies.opened(fh, self._open_flags(flags, True)))
 
     def _open_flags(self, flags: int, keep: bool) -> int:

@@ -48,7 +48,7 @@ class NameHandlers(Translate):
             node = await self.posix.symlink(call.nodeid, name, target, caller)
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             node = await resent.made_symlink(self.posix, e, call.nodeid, name, target, caller)
         return self.entry(node)
 
@@ -58,7 +58,7 @@ class NameHandlers(Translate):
             node = await self.posix.mknod(call.nodeid, name, mode, rdev, umask, caller)
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             node = await resent.made_node(self.posix, e, call.nodeid, name, mode, umask, caller, rdev=rdev)
         return self.entry(node)
 
@@ -68,7 +68,7 @@ class NameHandlers(Translate):
             node = await self.posix.mkdir(call.nodeid, name, mode, umask, caller)
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             node = await resent.made_directory(self.posix, e, call.nodeid, name, mode, umask, caller)
         return self.entry(node)
 
@@ -106,6 +106,6 @@ class NameHandlers(Translate):
             node = await self.posix.link(ino, call.nodeid, name, self.caller(call))
         except FsError as e:
             if not call.resent:
-                raise
+                raise stale(e) from e
             node = await resent.linked(self.posix, e, ino, call.nodeid, name)
         return self.entry(node)

@@ -26,9 +26,9 @@ BLOCK_SIZE: Final = 65536
 
 
 def stale(e: FsError) -> FsError:
-    """What to say when the inode of a request by inode is gone: a name led there when the kernel looked it up, and may
-    lead elsewhere now. At ESTALE the kernel walks the whole path once more, without believing what it remembers, and
-    its caller hears ENOENT if there is nothing."""
+    """What to say when the inode of a request is gone, or the directory of a name that it makes: a name led there when
+    the kernel looked it up, and may lead elsewhere now. At ESTALE the kernel walks the whole path once more, without
+    believing what it remembers, and its caller hears ENOENT if there is nothing."""
     return FsError(errno.ESTALE, e.strerror or "") if e.errno == errno.ENOENT else e
 
 
