@@ -15,7 +15,14 @@ WAYS = ("one descriptor", "opened anew", "stat by path", "mapped", "direct")
 SEED = 20
 
 
-@pytest.mark.parametrize("flags", [(), ("--attr-cache", "0"), ("--attr-cache", "5")], ids=["1s", "0s", "5s"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), id="1s"),
+        pytest.param(("--attr-cache", "0"), id="0s", marks=pytest.mark.heavy),
+        pytest.param(("--attr-cache", "5"), id="5s", marks=pytest.mark.heavy),
+    ],
+)
 @sizes(fast=5, heavy=100)
 def test_a_reader_sees_what_was_appended_and_nothing_else(size: float, flags: tuple[str, ...]) -> None:
     with pair(*flags) as two:

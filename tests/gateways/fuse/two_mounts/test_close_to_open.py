@@ -81,7 +81,14 @@ def look(path: Path, content: bytes, rng: random.Random) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("flags", [(), AT_ONCE, ("--open-cache", "0", "--attr-cache", "10")], ids=["1s", "0s", "10s"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), id="1s"),
+        pytest.param(AT_ONCE, id="0s", marks=pytest.mark.heavy),
+        pytest.param(("--open-cache", "0", "--attr-cache", "10"), id="10s", marks=pytest.mark.heavy),
+    ],
+)
 @sizes(fast=150, heavy=4000)
 def test_what_was_closed_is_what_is_opened(size: int, flags: tuple[str, ...], rng: random.Random) -> None:
     with pair(*flags) as two:
