@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
+from xml.etree.ElementTree import Element
 
 import msgspec
 
@@ -36,6 +37,7 @@ from gateways.webdav.locks.table import TOKEN_SCHEME
 from gateways.webdav.names import href, normal_authority, parse_target, to_layer
 from gateways.webdav.normalize import settled
 from gateways.webdav.properties.live import Quota, Resource, lock_document
+from gateways.webdav.proppatch import proppatch
 from gateways.webdav.xmltext import parse
 
 log = logging.getLogger("sluice.webdav")
@@ -394,6 +396,8 @@ class WebDavApplication(Application):
         if method == "UNLOCK":
             self._require_unlockable(call)
         await gate.require_tokens(call, node, target)
+        if method == "PROPPATCH" and node is not None:
+            return await self._proppatch(call, node, parse(body))
         context = Context(
             asyncio.get_running_loop(), self.config, call.export, self.locks, call.user.name,
             gate.lock_timeout(headers.get("timeout"), self.config.lock_max_timeout_s),
@@ -410,6 +414,15 @@ class WebDavApplication(Application):
             context, method, path, headers=passed, body=body, secure=call.request.secure, submitted=call.submitted
         )
         return await self._finish(call, context, response, node, target)
+
+    async def _proppatch(self, call: Call, node: Node, document: Element) -> Response:
+        answer = await proppatch(call, node, document)
+        headers = [XML_TYPE, *self._class_headers]
+        now = None if node.is_dir else await call.export.find(call.path)
+        if now is not None:
+            # A new date is a new ETag, where it is made of the date.
+            headers.append(("ETag", f'"{gate.etag_of(now)}"'))
+        return Response(207, headers, answer)
 
     @staticmethod
     def _require_document(call: Call, body: bytes) -> None:
@@ -480,10 +493,6 @@ class WebDavApplication(Application):
             headers.append(("X-OC-Mtime", "accepted"))
         if status == 207:
             headers += self._class_headers
-            if call.method == "PROPPATCH" and node is not None and not node.is_dir:
-                now = await call.export.find(call.path)
-                if now is not None:
-                    headers.append(("ETag", f'"{gate.etag_of(now)}"'))
         if call.method == "LOCK" and status < 300 and context.granted is not None:
             # WsgiDAV writes prefixes like ns0 and the token without brackets; not every client parses XML for real.
             response.body = lock_document(context.granted, (self.config.prefix, call.export.root))

@@ -15,7 +15,6 @@ from gateways.webdav.layer.library import DAVError, DAVErrorCondition
 from gateways.webdav.locks.service import LockService
 from gateways.webdav.locks.table import Lock
 from gateways.webdav.names import Path, href, to_layer
-from gateways.webdav.properties.patch import Patch
 
 T = TypeVar("T")
 
@@ -40,7 +39,6 @@ class Context:
         self.created: Node | None = None  # the empty file that a LOCK made
         self.granted: Lock | None = None  # by this LOCK, or kept alive by it
         self.new_lock = False
-        self.patches: dict[int, Patch] = {}
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run on the event loop; failures come back as `DAVError`."""

@@ -21,11 +21,10 @@ from core.vfs.temporary import new_temporary
 from gateways.webdav import kept
 from gateways.webdav.errors import DavError
 from gateways.webdav.export import Node
-from gateways.webdav.layer.context import KEY, Context, as_layer_error
+from gateways.webdav.layer.context import KEY, Context
 from gateways.webdav.layer.library import DAVCollection, DAVError, DAVNonCollection, DAVProvider
 from gateways.webdav.names import Path, from_layer, volume_bytes
 from gateways.webdav.properties import live
-from gateways.webdav.properties.patch import Patch
 
 _NS: Final = 1_000_000_000
 _EMPTY: Final = Content(0, {})
@@ -108,30 +107,6 @@ class _Resource:
             raise DAVError(404)
         element: Element = fromstring(f'<x xmlns:D="DAV:">{text}</x>')[0]
         return element
-
-    def set_property_value(self, name: str, value: Any, *, dry_run: bool = False) -> None:
-        """WsgiDAV asks for each change twice: all are judged first, and the first real one applies them together."""
-        context = self.context
-        patch = context.patches.get(self.node.ino)
-        if patch is None or (dry_run and patch.started):
-            export = context.export
-            patch = Patch(export.fs, self.node, caller=export.caller, dead_props=context.config.dead_props)
-            context.patches[self.node.ino] = patch
-        if dry_run:
-            try:
-                patch.add(name, value)
-            except DavError as error:
-                raise as_layer_error(error) from error
-            return
-        if not patch.started:
-            patch.started = True
-            try:
-                context.wait(patch.apply())
-            except DAVError as error:
-                patch.failure = error
-            context.forget(self.node.path)
-        if patch.failure is not None:
-            raise patch.failure
 
     def remove_all_properties(self, *, recursive: bool) -> None:
         pass  # they lie on the inode and go with it

@@ -36,8 +36,6 @@ class Patch:
         self._caller = caller
         self._node = node
         self._dead_props = dead_props
-        self.started = False
-        self.failure: Exception | None = None
         self._dead: dict[Name, Dead | None] = {}
         self._attrs: dict[str, Any] = {}
 

@@ -134,7 +134,7 @@ BILLION = (
 )
 DOCUMENTS = {
     "entities": BILLION,
-    "parameter": '<!DOCTYPE x [<!ENTITY % p SYSTEM "http://127.0.0.1:9/">%p;]><propfind xmlns="DAV:"><allprop/></propfind>',
+    "parameter": '<!DOCTYPE x [<!ENTITY % p SYSTEM "http://127.0.0.1:9/">%p;]><propfind xmlns="DAV:"/>',
     "file": '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><propfind xmlns="DAV:"><prop>&f;</prop></propfind>',
     "dtd": '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><propfind xmlns="DAV:"><allprop/></propfind>',
     "deep": "<a>" * 5000,
