@@ -23,7 +23,7 @@ _CLEAN = {
 def run(
     *command: str | Path,
     cwd: Path | None = None,
-    timeout_s: float = 600,
+    timeout_s: float = 1200,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     allowed: Sequence[int] = (0,),
