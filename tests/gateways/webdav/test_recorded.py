@@ -73,6 +73,85 @@ def test_finder_copies_a_file_in(door: Door) -> None:
     assert door.ask("MOVE", "/fin.txt", {**agent, **renamed}).status == 201
 
 
+def test_finder_mounts_and_looks_around(door: Door) -> None:
+    agent = {"User-Agent": "WebDAVFS/3.0.0 (03008000) Darwin/23.0.0 (arm64)"}
+    assert door.ask("PROPFIND", "/", {**agent, "Depth": "0"}, login=None).status == 401
+    for probe in (
+        ".metadata_never_index_unless_rootfs", ".metadata_never_index", ".ql_disablethumbnails", ".ql_disablecache",
+    ):  # fmt: skip
+        found = door.ask("PROPFIND", f"/{probe}", {**agent, "Depth": "0"})
+        assert found.status == 207 and found.texts(D + "getcontentlength") == ["0"]
+        assert door.ask("HEAD", f"/{probe}", agent).status == 200
+    for probe in (".Spotlight-V100", "mach_kernel", ".hidden", "Contents", ".localized", "._.", ".DS_Store"):
+        assert door.ask("PROPFIND", f"/{probe}", {**agent, "Depth": "0"}).status == 404
+    wanted = (
+        '<?xml version="1.0" encoding="utf-8"?><D:propfind xmlns:D="DAV:"><D:prop><D:getlastmodified/>'
+        "<D:getcontentlength/><D:creationdate/><D:resourcetype/></D:prop></D:propfind>"
+    )
+    assert door.ask("MKCOL", "/Untitled%20Folder", agent).status == 201
+    root = door.ask("PROPFIND", "/", {**agent, "Depth": "1"}, wanted)
+    assert root.status == 207 and "/Untitled%20Folder/" in root.texts(D + "href")
+    moved = {"Destination": door.url + "/Bilder%20a%CC%88/", "Overwrite": "F"}
+    assert door.ask("MOVE", "/Untitled%20Folder/", {**agent, **moved}).status == 201, "names come decomposed"
+    for name in ("/Bilder%20a%CC%88/._x", "/Bilder%20a%CC%88/.DS_Store"):
+        assert door.ask("PUT", name, agent, b"").status == 201
+        token = token_of(door.lock(name, depth="0", **agent))
+        assert door.ask("PUT", name, {**agent, "If": f"(<{token}>)"}, b"\0\5\x16\7").status == 204
+        assert door.ask("UNLOCK", name, {**agent, "Lock-Token": f"<{token}>"}).status == 204
+    assert door.ask("DELETE", "/Bilder%20a%CC%88/", agent).status == 204
+
+
+def test_office_opens_saves_and_closes_a_document(door: Door) -> None:
+    agent = {"User-Agent": "Microsoft Office Word 2014", "X-FeatureVersion": "1", "X-MSDAVEXT": "1"}
+    door.put("/doc.docx", b"version 1")
+    assert door.ask("OPTIONS", "/", agent, login=None).headers["ms-author-via"] == "DAV"
+    listing = door.ask("PROPFIND", "/", {**agent, "Depth": "1,noroot"})
+    assert listing.status == 207 and "/" not in listing.texts(D + "href") and "/doc.docx" in listing.texts(D + "href")
+    answer = door.lock("/doc.docx", depth="0", Timeout="Second-3600", **agent)
+    assert answer.status == 200
+    held = {**agent, "If": f"(<{token_of(answer)}>)"}
+    assert door.ask("HEAD", "/doc.docx", agent).status == 200
+    assert door.ask("GET", "/doc.docx", agent).body == b"version 1"
+    # Another person opens it: refused the lock, told who has it, may still read.
+    second = door.lock("/doc.docx", depth="0", **agent)
+    assert second.status == 423
+    shown = door.ask("PROPFIND", "/doc.docx", {**agent, "Depth": "0"})
+    assert "mailto:a@example.org" in shown.texts(D + "href")
+    assert door.ask("GET", "/doc.docx", agent).status == 200
+    assert door.ask("PUT", "/doc.docx", held, b"version 2").status == 204
+    refreshed = door.ask("LOCK", "/doc.docx", {**held, "Timeout": "Second-3600"})
+    assert refreshed.status == 200 and refreshed.texts(D + "timeout")[0] in ("Second-3600", "Second-3599")
+    gone = {**agent, "Lock-Token": f"<{token_of(answer)}>"}
+    assert door.ask("UNLOCK", "/doc.docx", gone).status == 204
+    assert door.ask("GET", "/doc.docx").body == b"version 2"
+
+
+def test_explorer_makes_renames_and_removes_folders(door: Door) -> None:
+    agent = {"User-Agent": "Microsoft-WebDAV-MiniRedir/10.0.19045", "Translate": "f"}
+    assert door.ask("PROPFIND", "/Neuer%20Ordner", {**agent, "Depth": "0"}).status == 404
+    assert door.ask("MKCOL", "/Neuer%20Ordner", agent).status == 201
+    assert door.ask("PROPFIND", "/Neuer%20Ordner", {**agent, "Depth": "0"}).texts(D + "href") == ["/Neuer%20Ordner/"]
+    door.put("/Neuer%20Ordner/a.txt", b"")
+    moved = {"Destination": f"{door.url}/Fotos%20%28alt%29", "Overwrite": "F"}
+    assert door.ask("MOVE", "/Neuer%20Ordner", {**agent, **moved}).status == 201
+    found = door.ask("PROPFIND", "/Fotos%20(alt)", {**agent, "Depth": "1"})
+    assert found.texts(D + "href") == ["/Fotos%20(alt)/", "/Fotos%20(alt)/a.txt"]
+    assert len(found.body) / 2 < 700, "the client reads a million bytes at most"
+    assert door.ask("DELETE", "/Fotos%20%28alt%29", agent).status == 204
+
+
+def test_programs_that_save_by_renaming(door: Door) -> None:
+    """KeePass and the like: PUT beside, MOVE over; KDE asks not to overwrite."""
+    door.put("/db.kdbx", b"old")
+    etag = door.ask("HEAD", "/db.kdbx").etag
+    assert door.ask("PUT", "/db.kdbx.tmp", body=b"new").status == 201
+    assert door.ask("MOVE", "/db.kdbx.tmp", {"Destination": "/db.kdbx", "Overwrite": "F"}).status == 412
+    assert door.ask("MOVE", "/db.kdbx.tmp", {"Destination": "/db.kdbx", "Overwrite": "T"}).status == 204
+    found = door.ask("GET", "/db.kdbx")
+    assert found.body == b"new" and found.etag != etag
+    assert door.ask("GET", "/db.kdbx", {"If-None-Match": found.etag}).status == 304
+
+
 def test_gnome_asks_the_parents_of_a_prefix(meta_url: str, door: Door) -> None:
     with Door(meta_url, "--prefix", "/remote/dav") as below:
         for path, shown in (("/", "/"), ("/remote", "/remote/"), ("/remote/dav", "/remote/dav/")):
