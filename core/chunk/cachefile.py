@@ -179,4 +179,5 @@ def _pread(fd: int, off: int, length: int) -> bytes:
 
 
 def _pread_nowait(fd: int, off: int, length: int) -> bytes | None:
-    return pread_fd_nowait(fd, off, length)
+    data = pread_fd_nowait(fd, off, length)
+    return data if data is None else bytes(data)

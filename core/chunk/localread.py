@@ -16,7 +16,7 @@ _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 _IN_MEMORY: Final = ("tmpfs", "ramfs")
 
 
-def pread_nowait(path: str, off: int, length: int) -> bytes | None:
+def pread_nowait(path: str, off: int, length: int) -> bytes | bytearray | None:
     """Exactly [off, off+length) of a file without waiting for a disk, or None (missing, short, or not in memory)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -28,7 +28,7 @@ def pread_nowait(path: str, off: int, length: int) -> bytes | None:
         os.close(fd)
 
 
-def pread_fd_nowait(fd: int, off: int, length: int) -> bytes | None:
+def pread_fd_nowait(fd: int, off: int, length: int) -> bytes | bytearray | None:
     """The same of an open file."""
     try:
         device = os.fstat(fd).st_dev
@@ -37,7 +37,7 @@ def pread_fd_nowait(fd: int, off: int, length: int) -> bytes | None:
             return data if len(data) == length else None
         buffer = bytearray(length)
         n = os.preadv(fd, (buffer,), off, _NOWAIT) if _NOWAIT else 0
-        return bytes(buffer) if n == length else None
+        return buffer if n == length else None
     except OSError:  # would wait, not supported, or broken: the ordinary way will tell
         return None
 

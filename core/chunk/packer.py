@@ -17,7 +17,6 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 from core.chunk.api import NewSliceId, Piece
@@ -69,46 +68,71 @@ class Packer:
         self._share = share
         self._waiting: deque[_Member] = deque()
         self._uploads: set[asyncio.Task[None]] = set()
-        self._due = False  # a departure is scheduled for the end of this loop turn
+        self._due = False  # an upload is about to begin and takes who waits
         self._closed = False
 
     async def pack(self, data: Buffer) -> Piece:
         """Store 1 … block size bytes. The buffer must not change before this returns; FsError(EIO) on failure."""
+        return await self.begin(data)
+
+    def begin(self, data: Buffer) -> asyncio.Future[Piece]:
+        """The same without a task that waits. Who cancels the future does without the piece."""
         length = len(data)
         if not 0 < length <= self._block_size:
             raise ValueError(f"pack takes 1 to {self._block_size} bytes, not {length}")
+        stored: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         if self._closed:
-            raise FsError(errno.EIO, "the data path is closed")
-        loop = asyncio.get_running_loop()
-        member = _Member(data, length, loop.create_future())
-        self._waiting.append(member)
-        if not self._due and len(self._uploads) < self._max_in_flight:
-            # One loop turn later, so that everybody who became ready in this one is in the same pack.
-            self._due = True
-            loop.call_soon(self._depart)
-        # A cancelled member cancels only its own future; `_take` and `_store` look at that.
-        return await member.stored
+            stored.set_exception(FsError(errno.EIO, "the data path is closed"))
+            return stored
+        self._waiting.append(_Member(data, length, stored))
+        if not self._due:
+            self._depart()
+        return stored
 
     async def close(self) -> None:
         """Wait for everything that is under way."""
         self._closed = True
-        while self._uploads or self._due:
-            if self._uploads:
-                await asyncio.wait(self._uploads)
-            else:
-                await asyncio.sleep(0)
+        while self._uploads:
+            await asyncio.wait(self._uploads)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _depart(self) -> None:
-        self._due = False
-        while self._waiting and len(self._uploads) < self._max_in_flight:
-            members = self._take()
-            if not members:
-                continue
-            task = asyncio.get_running_loop().create_task(self._store(members))
+        """Another pack, unless there are enough. It begins in the next turn of the loop, so that everybody who becomes
+        ready in this one is in it."""
+        if len(self._uploads) < self._max_in_flight:
+            self._due = True
+            task = asyncio.get_running_loop().create_task(self._upload())
             self._uploads.add(task)
-            task.add_done_callback(partial(self._arrived, members))
+            task.add_done_callback(self._arrived)
+
+    async def _upload(self) -> None:
+        self._due = False
+        members = self._take()
+        if self._waiting:
+            self._depart()  # more than one block
+        if not members:
+            return
+        # A cancelled member cancels only its own future; `_take` and `_store` look at that.
+        try:
+            await self._store(members)
+        except BaseException as e:
+            text = (e.strerror if isinstance(e, FsError) else None) or repr(e)
+            for member in members:
+                if not member.stored.done():
+                    # One exception each: they are raised in different tasks and collect different tracebacks.
+                    failure = BlockError(text, e)
+                    failure.__cause__ = e
+                    member.stored.set_exception(failure)
+            if not isinstance(e, Exception):
+                raise
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._uploads.discard(task)
+        if task.cancelled():
+            self._due = False  # it may have been this one's, before it began
+        if self._waiting and not self._due:
+            self._depart()
 
     def _take(self) -> list[_Member]:
         """The next pack: callers in order of arrival, as many as fit into one block."""
@@ -149,19 +173,6 @@ class Packer:
             self._on_stored(block, data)
         else:
             await self._delete(block)
-
-    def _arrived(self, members: list[_Member], task: asyncio.Task[None]) -> None:
-        self._uploads.discard(task)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            text = (error.strerror if isinstance(error, FsError) else None) or repr(error)
-            for member in members:
-                if not member.stored.done():
-                    # One exception each: they are raised in different tasks and collect different tracebacks.
-                    failure = BlockError(text, error)
-                    failure.__cause__ = error
-                    member.stored.set_exception(failure)
-        self._depart()
 
     async def _delete(self, block: BlockId) -> None:
         """Everybody left during the upload."""

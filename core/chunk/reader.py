@@ -70,6 +70,10 @@ class BlockReader:
             found = self._cache.get_nowait(block, off, length)
         return found
 
+    def read_local_nowait(self, block: BlockId, off: int, length: int) -> Buffer | None:
+        """From an object that is a local file, if the kernel has these bytes in memory; else None."""
+        return self._read_local(block, off, length) if self._local else None
+
     def local_range(self, block: BlockId, off: int, length: int) -> FileRange | None:
         if self._local:
             path = self._transfer.objects.local_path(self._transfer.key(block))
@@ -191,8 +195,9 @@ class BlockReader:
         data = pread_nowait(path, 0, n)
         if data is None:
             return None
-        self._hot.put(block, data)
-        return data if length == n else memoryview(data)[off : off + length]
+        kept = bytes(data)
+        self._hot.put(block, kept)
+        return kept if length == n else memoryview(kept)[off : off + length]
 
     async def _download(self, block: BlockId, charged: bool) -> Buffer:
         n = block[2]

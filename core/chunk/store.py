@@ -131,6 +131,10 @@ class BlockSliceStore:
     async def pack(self, data: Buffer) -> Piece:
         return await self._packer.pack(data)
 
+    def begin_pack(self, data: Buffer) -> asyncio.Future[Piece]:
+        """`pack` for who needs no task that waits."""
+        return self._packer.begin(data)
+
     async def forget(self, piece: Piece) -> None:
         """A piece that will never be committed. Alone in its slice: the objects are deleted (best effort).
 
@@ -157,6 +161,16 @@ class BlockSliceStore:
         if length <= 0 or off < 0 or off + length > n:
             return None
         return self.reader.read_nowait((slice_id, index, n), off, length)
+
+    def read_local_nowait(self, slice_id: int, size: int, off: int, length: int) -> Buffer | None:
+        """A range of one block from the file that is its object, if that is local and in the kernel's memory."""
+        index = off >> self._shift
+        start = index << self._shift
+        n = min(size - start, self.block_size)
+        off -= start
+        if not self._local or length <= 0 or off < 0 or off + length > n:
+            return None
+        return self.reader.read_local_nowait((slice_id, index, n), off, length)
 
     def local_range(self, slice_id: int, size: int, off: int, length: int) -> FileRange | None:
         """The file may be deleted (gc, eviction) before it is opened; read the bytes then."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from core.chunk.api import Piece
@@ -41,7 +41,9 @@ class PendingSlice:
         self.tokens: list[int] = []  # of the keeper, for the bytes in here
         self.request = 0  # of the latest write, for the keeper
         self.hint = 0  # of bytes that are appended: where their writer believed the end of the file to be
-        self.stored: asyncio.Task[Piece] | None = None  # set when the last byte is on its way
+        self.stored: asyncio.Future[Piece] | None = None  # set when the last byte is on its way
+        self.index = 0  # of its chunk, for who records it
+        self.leaves: Callable[[PendingSlice], None] | None = None  # told when `stored` is set
         self._table = table
         self._store = table.store
         self._limit = pack_limit(table.store.block_size)
@@ -50,7 +52,6 @@ class PendingSlice:
         self._charged = 0
         self._writer: BlockSliceWriter | None = None
         self._busy = False
-        self._leaving = asyncio.Event()
         table.add(self)
 
     @property
@@ -126,10 +127,17 @@ class PendingSlice:
         return True
 
     async def gone(self) -> None:
-        """Wait until it is stored, or can't be."""
-        await self._leaving.wait()
+        """Wait until it is stored, or can't be. Only for one whose last byte is on its way."""
         assert self.stored is not None
-        await asyncio.wait([self.stored])
+        if not self.stored.done():
+            try:
+                await self.stored
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+            except Exception:
+                pass  # `failure` tells
 
     @property
     def piece(self) -> Piece | None:
@@ -194,18 +202,25 @@ class PendingSlice:
         return writer
 
     def _start_finish(self) -> None:
-        if self.stored is None:
-            self.stored = asyncio.get_running_loop().create_task(self._finish())
-            self._leaving.set()
+        if self.stored is not None:
+            return
+        if self._writer is not None:
+            self.stored = asyncio.get_running_loop().create_task(self._finish(self._writer))
+        elif self._small:
+            self.stored = self._store.begin_pack(self._small)
+            self.stored.add_done_callback(self._packed)
+        else:
+            self.stored = asyncio.get_running_loop().create_future()
+            self.stored.set_result(Piece(0, 0, 0, 0, 0))
+            self._discharge(self._charged)
+        if self.leaves is not None:
+            self.leaves(self)
 
-    async def _finish(self) -> Piece:
-        writer = self._writer
-        if writer is None:
-            try:
-                return await self._store.pack(self._small) if self._small else Piece(0, 0, 0, 0, 0)
-            finally:
-                self._discharge(self._charged)
-                self._small = bytearray()
+    def _packed(self, _: asyncio.Future[Piece]) -> None:
+        self._discharge(self._charged)
+        self._small = bytearray()
+
+    async def _finish(self, writer: BlockSliceWriter) -> Piece:
         try:
             return await writer.finish()
         except BaseException:

@@ -76,7 +76,7 @@ class FileWriter:
         self._changed = changed
         self._flush_timeout_s = flush_timeout_s
         self._chunks: dict[int, deque[PendingSlice]] = {}
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: dict[int, asyncio.Task[None]] = {}  # by chunk
         self._count = 0
         self._seq = 0
         self._end = 0
@@ -89,7 +89,7 @@ class FileWriter:
         self._writing = asyncio.Lock()
         # Records of one inode change one by one in any case; in turn they don't lose races against each other.
         self._committing = asyncio.Lock()
-        self._moved: asyncio.Future[None] | None = None
+        self._moved: list[asyncio.Future[None]] = []  # of those who wait for a slice to be recorded or lost
 
     @property
     def pending(self) -> int:
@@ -305,12 +305,11 @@ class FileWriter:
         s = PendingSlice(self._table, self._seq, pos, now)
         s.hint = hint
         self._count += 1
+        s.index = index
+        s.leaves = self._left
         queue = self._chunks.get(index)
         if queue is None:
             queue = self._chunks[index] = deque()
-            worker = asyncio.get_running_loop().create_task(self._record_chunk(index, queue))
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
         queue.append(s)
         self._begun()
         return s
@@ -342,9 +341,23 @@ class FileWriter:
 
     # -- recording --------------------------------------------------------------------------------------------------
 
+    def _left(self, s: PendingSlice) -> None:
+        """A slice is on its way to the store: from then on somebody waits for it."""
+        if s.index not in self._workers:
+            queue = self._chunks[s.index]
+            if queue[0].stored is not None:
+                worker = asyncio.get_running_loop().create_task(self._record_chunk(s.index, queue))
+                self._workers[s.index] = worker
+
     async def _record_chunk(self, index: int, queue: deque[PendingSlice]) -> None:
-        """Record the slices of one chunk in order until there are none."""
-        while queue:
+        """Record the slices of one chunk in order, as far as they are on their way."""
+        try:
+            await self._record_left(index, queue)
+        finally:
+            del self._workers[index]
+
+    async def _record_left(self, index: int, queue: deque[PendingSlice]) -> None:
+        while queue and queue[0].stored is not None:
             await queue[0].gone()
             batch = self._ready(queue)
             try:
@@ -368,7 +381,7 @@ class FileWriter:
                 self._end = 0
             self._set_growth()
             if not queue:
-                del self._chunks[index]  # before anybody else runs: the next slice starts a new worker
+                del self._chunks[index]  # before anybody else runs: the next slice starts a new queue
             self._move()
 
     @staticmethod
@@ -489,30 +502,41 @@ class FileWriter:
         self.freeze_all()
         if not self._oldest(upto):
             return
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            self._move()
+
+        # A plain timer: every close of a written file comes here, and asyncio.timeout costs 5 µs.
+        timer = asyncio.get_running_loop().call_later(self._flush_timeout_s, give_up)
         try:
-            async with asyncio.timeout(self._flush_timeout_s):
-                while self._oldest(upto):
-                    await self._next_move()
-        except TimeoutError as e:
-            raise FsError(
-                errno.EIO,
-                f"inode {self._state.ino}: {self._count} slices aren't stored after {self._flush_timeout_s:g} s;"
-                " the uploads go on, the log says what they wait for",
-            ) from e
+            while self._oldest(upto):
+                if late:
+                    raise FsError(
+                        errno.EIO,
+                        f"inode {self._state.ino}: {self._count} slices aren't stored after"
+                        f" {self._flush_timeout_s:g} s; the uploads go on, the log says what they wait for",
+                    )
+                await self._next_move()
+        finally:
+            timer.cancel()
 
     def _oldest(self, upto: int) -> bool:
         return any(queue[0].seq <= upto for queue in self._chunks.values())
 
     async def _next_move(self) -> None:
         """Wait until some slice is recorded or lost."""
-        if self._moved is None:
-            self._moved = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._moved)
+        moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._moved.append(moved)
+        await moved
 
     def _move(self) -> None:
-        moved, self._moved = self._moved, None
-        if moved is not None:
-            moved.set_result(None)
+        waiting, self._moved = self._moved, []
+        for moved in waiting:
+            if not moved.done():  # else its caller was cancelled
+                moved.set_result(None)
 
 
 def _solid(records: list[tuple[Slice, int]]) -> tuple[int, int]:

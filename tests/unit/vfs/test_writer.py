@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from core.chunk.api import Piece
 from core.errors import FsError, ObjectError
 from core.meta.records import CHUNK_SIZE, ROOT, Slice
 from core.meta.stores.memory import MemoryStore
@@ -208,12 +209,12 @@ async def test_slices_of_a_chunk_wait_for_older_ones(client: Client) -> None:
     slow = asyncio.Event()
     real = client.slices.pack
 
-    async def pack(data: bytes) -> object:
+    async def pack(data: bytes) -> Piece:
         if data[:1] == b"1":
             await slow.wait()
         return await real(data)
 
-    client.slices.pack = pack  # type: ignore[method-assign, assignment]
+    client.slices.begin_pack = lambda data: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
     await h.write(0, b"1" * 100)
     await h.write(50_000, b"2" * 100)
     flushing = asyncio.ensure_future(h.flush())
@@ -230,12 +231,12 @@ async def test_the_length_does_not_jump_over_a_lower_chunk(client: Client) -> No
     slow = asyncio.Event()
     real = client.slices.pack
 
-    async def pack(data: bytes) -> object:
+    async def pack(data: bytes) -> Piece:
         if data[:1] == b"1":
             await slow.wait()
         return await real(data)
 
-    client.slices.pack = pack  # type: ignore[method-assign, assignment]
+    client.slices.begin_pack = lambda data: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
     await h.write(0, b"1" * 100)
     await h.write(CHUNK_SIZE + 5, b"2" * 100)
     flushing = asyncio.ensure_future(h.flush())
