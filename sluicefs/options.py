@@ -74,7 +74,7 @@ def option(*names: str, **rest: Any) -> Callable[[F], F]:
     """`click.option` that also reads SLUICE_<NAME>."""
     longest = max((name for part in names for name in part.split("/")), key=len)
     rest.setdefault("envvar", "SLUICE_" + longest.lstrip("-").upper().replace("-", "_"))
-    rest.setdefault("show_default", rest.get("default") is not None and not rest.get("is_flag"))
+    rest.setdefault("show_default", rest.get("default") not in (None, "") and not rest.get("is_flag"))
     return click.option(*names, **rest)
 
 
