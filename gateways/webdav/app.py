@@ -27,7 +27,7 @@ from gateways.webdav.compress import compress
 from gateways.webdav.config import MAX_XML_BYTES, WebDavConfig
 from gateways.webdav.cors import Cors
 from gateways.webdav.dates import parse_epoch_ns
-from gateways.webdav.errors import XML_TYPE, DavError, from_exception
+from gateways.webdav.errors import RETRY_AFTER, XML_TYPE, DavError, from_exception
 from gateways.webdav.export import Export, Node
 from gateways.webdav.gate import Call, MembersLocked
 from gateways.webdav.layer.bridge import Bridge
@@ -122,7 +122,7 @@ class WebDavApplication(Application):
         return Response(error.status, headers, body, close=error.close)
 
     def refusal(self, error: BadRequest) -> Response:
-        headers = [("Allow", _ON_FILE)] if error.status == 405 else []
+        headers = {405: [("Allow", _ON_FILE)], 503: [("Retry-After", RETRY_AFTER)]}.get(error.status, [])
         return self._refusal(DavError(error.status, error.message, headers=headers, close=True))
 
     def failure(self, request: Request, error: BaseException) -> Response:

@@ -173,7 +173,8 @@ class Client:
         headers: dict[str, str] = {}
         while (line := self.file.readline()) not in (b"\r\n", b""):
             name, _, value = line.decode("latin-1").partition(":")
-            assert name.lower() not in headers, f"{name} came twice"
+            # RFC 9110 §11.6.1: one challenge per line is usual.
+            assert name.lower() not in headers or name.lower() == "www-authenticate", f"{name} came twice"
             headers[name.lower()] = value.strip()
         body = b""
         if head_only or status in (100, 204, 304):
