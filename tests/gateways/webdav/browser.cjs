@@ -21,7 +21,11 @@ const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run
     });
     const page = await context.newPage();
     page.setDefaultTimeout(20_000);
-    page.on("console", (message) => ["error", "warning"].includes(message.type()) && wrong.push(message.text()));
+    page.on("console", (message) => {
+      // Beside a file that it shows the browser looks for an icon of the site; our page names its own.
+      if (message.location().url.endsWith("/favicon.ico") && !page.url().endsWith("/")) return;
+      if (["error", "warning"].includes(message.type())) wrong.push(`${message.text()} ${message.location().url}`);
+    });
     page.on("pageerror", (error) => wrong.push(String(error)));
     let answer = (dialog) => {
       wrong.push(`dialog: ${dialog.message()}`);
