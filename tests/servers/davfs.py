@@ -25,7 +25,7 @@ table_size 8192
 delay_upload 0
 dir_refresh 0
 file_refresh 0
-# Kernels since 6.16 read directories in larger pieces than its default of 16 KiB, which it refuses.
+# New kernels (seen with 6.18) read directories in larger pieces than its default of 16 KiB, which it refuses.
 buf_size 1024
 lock_owner {owner}
 """
