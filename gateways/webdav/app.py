@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from core.errors import FsError
+from core.meta.base import WRITE
 from core.meta.records import FILE, ROOT, SYMLINK
 from core.vfs.api import Condition
 from core.vfs.filesystem import FileSystem
@@ -314,7 +315,7 @@ class WebDavApplication(Application):
         prefix = self.config.prefix
         if path != prefix[: len(path)]:
             raise DavError(404)
-        root = await self._export_of(ANONYMOUS).fs.lookup(b"/")
+        root = await self.fs.lookup(b"/")
         shown = [path] if request.headers.get("depth", "0") == "0" else [path, prefix[: len(path) + 1]]
         body = await read_all(request.body, MAX_XML_BYTES)
         render = propfind.renderer(propfind.parse_question(body or b""))
@@ -396,6 +397,9 @@ class WebDavApplication(Application):
         if method == "UNLOCK":
             self._require_unlockable(call)
         await gate.require_tokens(call, node, target)
+        if method == "LOCK" and node is not None and call.export.caller.uid:
+            # Who may not write may not keep others from writing either.
+            await self.fs.meta.require_access(call.export.caller, node.ino, node.found.attr, WRITE)
         if method == "PROPPATCH" and node is not None:
             return await self._proppatch(call, node, parse(body))
         context = Context(

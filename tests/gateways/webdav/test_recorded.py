@@ -153,7 +153,8 @@ def test_programs_that_save_by_renaming(door: Door) -> None:
 
 
 def test_gnome_asks_the_parents_of_a_prefix(meta_url: str, door: Door) -> None:
-    with Door(meta_url, "--prefix", "/remote/dav") as below:
+    door.ask("MKCOL", "/dav-user")
+    with Door(meta_url, "--prefix", "/remote/dav", "--user-root", "/%u-user") as below:
         for path, shown in (("/", "/"), ("/remote", "/remote/"), ("/remote/dav", "/remote/dav/")):
             found = below.ask("PROPFIND", path, {"Depth": "0"}, b"")
             assert found.status == 207 and found.texts(D + "href") == [shown]

@@ -148,6 +148,8 @@ def test_accounts_have_the_rights_of_their_files(meta_url: str, door: Door, tmp_
         assert _owner(meta_url, b"/open/by-ann") == (1201, 1201)
         assert as_("bob", "GET", "/open/by-ann").body == b"1"
         assert as_("bob", "PUT", "/open/by-ann", b"2").status == 403
+        info = b'<lockinfo xmlns="DAV:"><lockscope><shared/></lockscope><locktype><write/></locktype></lockinfo>'
+        assert as_("bob", "LOCK", "/open/by-ann", info).status == 403, "nor may bob keep ann from writing"
         patch = b'<propertyupdate xmlns="DAV:"><set><prop><x xmlns="urn:x">1</x></prop></set></propertyupdate>'
         assert as_("bob", "PROPPATCH", "/open/by-ann", patch).texts(D + "status")[0].split()[1] == "403"
         assert as_("ann", "PROPPATCH", "/open/by-ann", patch).texts(D + "status")[0].split()[1] == "200"
