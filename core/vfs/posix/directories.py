@@ -235,14 +235,15 @@ class Directories(PosixBase):
 
     def _entries(self, listing: Listing, index: int, plus: bool) -> Iterator[Listed]:
         entries, first, dead, touched = listing.entries, listing.first, listing.dead, listing.touched
-        since = listing.since
+        since, root, node_of = listing.since, self._root, self._listed_node
         for at in range(index, len(entries)):
             e = entries[at]
-            if e.name in dead:
+            name, kind, ino, _ = e
+            if dead and name in dead:
                 continue
             yield Listed(
-                e.name, self.shown(e.ino), _DT.get(e.type, 0), position(first + at, e.name),
-                self._listed_node(e, touched, since) if plus else None,
+                name, ROOT if ino == root else ino, _DT.get(kind, 0), position(first + at, name),
+                node_of(e, touched, since) if plus else None,
             )  # fmt: skip
 
     def _listed_node(self, e: DirEntry, touched: set[int], since: int) -> Node | None:

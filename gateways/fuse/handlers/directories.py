@@ -12,7 +12,7 @@ from typing import Final
 from core.errors import FsError
 from core.vfs.posix.directories import Listed
 from gateways.fuse.api import Answer, Buffer, Call
-from gateways.fuse.handlers.translate import Translate, pack, stale
+from gateways.fuse.handlers.translate import BLOCK_SIZE, MODES, Translate, stale
 from gateways.fuse.wire import replies
 from gateways.fuse.wire.constants import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
 
@@ -56,15 +56,17 @@ class DirectoryHandlers(Translate):
         attr_ttl = max(0.0, ttl.attr - age)
         file_ttl, dir_ttl = max(0.0, ttl.entry - age), max(0.0, ttl.dir_entry - age)
         out = replies.DirBuffer(size)
-        none, settled = True, self.posix.is_settled
+        none, settled, add = True, self.posix.is_settled, out.add_node
         for name, ino, kind, next_offset, node in found:
             if node is None:
-                entry = replies.NO_ENTRY
+                fits = out.add_plus(replies.NO_ENTRY, ino, next_offset, kind, name)
             else:
-                entry = replies.entry(
-                    ino, pack(node), dir_ttl if kind == _DT_DIR else file_ttl, attr_ttl if settled(node) else 0.0
-                )
-            if not out.add_plus(entry, ino, next_offset, kind, name):
+                _, a, blocks = node
+                fits = add(
+                    ino, a, MODES[a.type] | a.mode, blocks, dir_ttl if kind == _DT_DIR else file_ttl,
+                    attr_ttl if settled(node) else 0.0, next_offset, kind, name, BLOCK_SIZE,
+                )  # fmt: skip
+            if not fits:
                 if none:
                     raise FsError(errno.EINVAL, f"a listing with room for {size} bytes has none for one entry")
                 break

@@ -109,13 +109,13 @@ def pack(node: Node) -> bytes:
     """fuse_attr."""
     ino, a, blocks = node
     return replies.pack_attr(
-        ino, a.length, blocks, a.atime_ns, a.mtime_ns, a.ctime_ns, _MODES[a.type] | a.mode, a.nlink, a.uid, a.gid,
+        ino, a.length, blocks, a.atime_ns, a.mtime_ns, a.ctime_ns, MODES[a.type] | a.mode, a.nlink, a.uid, a.gid,
         a.rdev, BLOCK_SIZE,
     )  # fmt: skip
 
 
 #: Type bits of a stored type; the first is of none.
-_MODES: Final = (
+MODES: Final = (
     0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFSOCK
 )  # fmt: skip
-assert all(Attr(kind, 0, 0, 0, 0, 0, 0, 0, 0).st_mode == mode for kind, mode in enumerate(_MODES))
+assert all(Attr(kind, 0, 0, 0, 0, 0, 0, 0, 0).st_mode == mode for kind, mode in enumerate(MODES))

@@ -9,7 +9,7 @@ Source: the kernel's public protocol header (linux/fuse.h); all numbers are in t
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 from gateways.fuse.api import Buffer
 
@@ -33,6 +33,8 @@ _STATX: Final = struct.Struct("=QII16x IIQIIIH2xQQQQ qI4xqI4xqI4xqI4x IIII112x")
 
 _NS: Final = 1_000_000_000
 _PADS: Final = tuple(bytes(-n & 7) for n in range(8))
+#: What a name leads to, its attributes, and the name's own entry: what readdirplus says of each.
+_NODE: Final = struct.Struct("=QQQQII QQQqqqIIIIIIIIII QQII")
 _DIRENT_SIZE: Final = _DIRENT.size
 _PLUS_SIZE: Final = _ENTRY.size + _DIRENT.size
 
@@ -41,6 +43,27 @@ STATX_BASIC_STATS: Final = 0x7FF
 STATX_BTIME: Final = 0x800
 
 _ttls: dict[float, tuple[int, int]] = {}
+
+
+class Attributes(Protocol):
+    """What stat(2) tells, under the names that the core uses."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def atime_ns(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def ctime_ns(self) -> int: ...
+    @property
+    def nlink(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def rdev(self) -> int: ...
 
 
 def _ttl(seconds: float) -> tuple[int, int]:
@@ -237,6 +260,31 @@ class DirBuffer:
             return False
         self._left -= size
         self._parts.append(entry + _DIRENT.pack(ino, next_offset, length, type) + name + pad)
+        return True
+
+    def add_node(
+        self, ino: int, attr: Attributes, mode: int, blocks: int, entry_ttl: float, attr_ttl: float, next_offset: int,
+        type: int, name: bytes, blksize: int = 65536,
+    ) -> bool:  # fmt: skip
+        """`add_plus` of `entry` of `pack_attr` in one piece: listings of large directories are made of this."""
+        length = len(name)
+        pad = _PADS[length & 7]
+        size = _PLUS_SIZE + length + len(pad)
+        if size > self._left:
+            return False
+        self._left -= size
+        name_s, name_ns = _ttls.get(entry_ttl) or _ttl(entry_ttl)
+        attr_s, attr_ns = _ttls.get(attr_ttl) or _ttl(attr_ttl)
+        atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+        self._parts.append(
+            _NODE.pack(
+                ino, 1, name_s, attr_s, name_ns, attr_ns, ino, attr.length, blocks, atime // _NS, mtime // _NS,
+                ctime // _NS, atime % _NS, mtime % _NS, ctime % _NS, mode, attr.nlink, attr.uid, attr.gid, attr.rdev,
+                blksize, 0, ino, next_offset, length, type,
+            )
+            + name
+            + pad
+        )  # fmt: skip
         return True
 
     def bytes(self) -> bytes:

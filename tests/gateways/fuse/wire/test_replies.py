@@ -118,3 +118,19 @@ def test_sizes_are_those_of_the_kernel_header(tmp_path: Path) -> None:
     subprocess.run([compiler, "-o", tmp_path / "sizes", source], check=True)
     out = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
     assert {name: int(size) for name, size in map(str.split, out.splitlines())} == sizes
+
+
+def test_a_listed_node_is_an_entry_with_its_attributes() -> None:
+    class Attr:
+        length, nlink, uid, gid, rdev = 5, 2, 3, 4, 5
+        atime_ns, mtime_ns, ctime_ns = -1, 2_000_000_003, 4
+
+    packed = replies.pack_attr(7, 5, 8, -1, 2_000_000_003, 4, 0o100644, 2, 3, 4, 5)
+    for name in (b"f", b"eight by", b"somewhat longer than that"):
+        plain, whole = replies.DirBuffer(4096), replies.DirBuffer(4096)
+        assert plain.add_plus(replies.entry(7, packed, 1.5, 0.25), 7, 9, 8, name)
+        assert whole.add_node(7, Attr(), 0o100644, 8, 1.5, 0.25, 9, 8, name)
+        assert whole.bytes() == plain.bytes()
+        full = replies.DirBuffer(len(plain.bytes()) - 1)
+        assert not full.add_node(7, Attr(), 0o100644, 8, 1.5, 0.25, 9, 8, name)
+        assert full.bytes() == b""
