@@ -16,17 +16,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.fuse_aims import JUICEFS_1_4_DATA, PASSTHROUGH, RSS_MIB, SOURCE, aim, known
+from bench.fuse_aims import JUICEFS_1_4_DATA, PASSTHROUGH, RSS_MIB, SOURCE, aim, known, verdict
 from bench.fuse_mounts import Juicefs, Mount, Plain, Sluice, Tmpfs, build_load, settle
 from bench.s3_servers import Unavailable
 from tests.servers.engines import engine
@@ -208,9 +210,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     found = {(r["volume"], r["mount"], r["phase"], r["processes"]): r for r in rows}
     ours = next((name for name in mounts if name in (Sluice.name, Plain.name)), "")
     lines = [
-        f"| per second (sequential: MiB/s) | × | tmpfs | {' | '.join(mounts)} | ÷ 0.14.2 | {SOURCE} | ÷ 1.4.1 | aim |",
-        "|---|---:|---:|" + "---:|" * len(mounts) + "---:|---:|---:|---:|",
+        f"| per second (sequential: MiB/s) | × | tmpfs | {' | '.join(mounts)} | ÷ 0.14.2 | {SOURCE} | ÷ 1.4.1 | aim |"
+        " |",
+        "|---|---:|---:|" + "---:|" * len(mounts) + "---:|---:|---:|---:|---|",
     ]
+    verdicts: list[str] = []
     for volume in dict.fromkeys(row["volume"] for row in rows if row["volume"]):
         of_volume = [row for row in rows if row["volume"] == volume]
         for phase, count in dict.fromkeys((row["phase"], row["processes"]) for row in of_volume):
@@ -220,13 +224,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             operation = phase.split(":")[0]
             peer, wanted = known(name, rtt, operation, count), aim(name, rtt, operation)
             floor = found.get(("", Tmpfs.name, phase, count))
+            verdicts.append(verdict(own["value"] / peer if own and peer else None, wanted))
             lines.append(
                 f"| {volume}: {SHOWN.get(phase, phase)} | {count} | {_cell(floor)} | "
                 + " | ".join(map(_cell, cells))
                 + f" | {_ratio(own, old['value'] if old else None)} | {f'{peer:,.0f}' if peer else ''} | "
-                + f"{_ratio(own, peer)} | {f'{wanted:g}' if wanted and peer else ''} |"
+                + f"{_ratio(own, peer)} | {f'{wanted:g}' if wanted and peer else ''} | {verdicts[-1]} |"
             )
+    judged = [v for v in verdicts if v]
+    lines.append(f"\n{judged.count('met')} of {len(judged)} aims met; load of the machine at the end: {_load()}")
     return "\n".join(lines)
+
+
+def _load() -> str:
+    """What else runs here makes every figure smaller; a reader should know."""
+    return ", ".join(f"{n:.1f}" for n in os.getloadavg()) + f" on {os.cpu_count()} processors"
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -261,6 +273,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("-o", dest="mount_options", action="append", default=[], help="for our mounts")
     options = parser.parse_args()
+    began = time.monotonic()
     tempfile.tempdir = str(options.folder)  # of servers, too
     only = options.only or ["names", "data", "passthrough", "memory"]
     kinds = [MOUNTS[name] for name in options.mounts.split(",")]
@@ -283,6 +296,7 @@ def main() -> int:
             rows += passthrough(settings, kinds)
         if "memory" in only:
             rows += memory(settings, kinds, options.inodes)
+        print(f"took {time.monotonic() - began:.0f} s")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if options.json:

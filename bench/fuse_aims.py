@@ -64,3 +64,10 @@ def aim(engine: str, rtt_ms: float, operation: str) -> float | None:
     if (engine, operation) == ("postgres", "create4k"):
         return 4.0
     return NEAR.get(operation)
+
+
+def verdict(ratio: float | None, wanted: float | None) -> str:
+    """For the last column of the table."""
+    if ratio is None or wanted is None:
+        return ""
+    return "met" if ratio >= wanted else "missed"
