@@ -25,8 +25,9 @@ TEAM = 60100
 _numbers = itertools.count(1)
 
 
-#: On all places but one a function runs with this many of its parameters in the fast set.
-SAMPLES = 2
+#: On all places but one a function runs with so many of its parameters in the fast set: on the reference, and on further
+#: engines.
+SAMPLES, SAMPLES_OF_ENGINES = 2, 1
 #: What a mount option of the kernel (`sqlite+writeback_cache`) changes is content and times: only these modules run
 #: there in the fast set.
 OF_OPTIONS = (
@@ -63,9 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and same[0].get_closest_marker("every_engine") is not None
             and ("+" not in name or same[0].path.stem in OF_OPTIONS)
         )
-        step = max(len(same) // SAMPLES, 1)
+        samples = SAMPLES if name in places.REFERENCES else SAMPLES_OF_ENGINES
+        step = max(len(same) // samples, 1)
         for i, item in enumerate(same):
-            if not wanted or i % step or i // step >= SAMPLES:
+            if not wanted or i % step or i // step >= samples:
                 item.add_marker(pytest.mark.heavy)
 
 
