@@ -25,7 +25,7 @@ TEAM = 60100
 _numbers = itertools.count(1)
 
 
-#: On all places but one a function runs with so many of its parameters in the fast set: on the reference, and on further
+#: On all places but one a function runs with so many of its parameters in the fast set: on the reference, on further
 #: engines.
 SAMPLES, SAMPLES_OF_ENGINES = 2, 1
 #: What a mount option of the kernel (`sqlite+writeback_cache`) changes is content and times: only these modules run
