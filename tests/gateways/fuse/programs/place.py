@@ -8,7 +8,7 @@ wrong test.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,3 +50,8 @@ def sizes(*, fast: object, heavy: object) -> Callable[[Any], Any]:
             pytest.param(heavy, id="heavy", marks=[pytest.mark.heavy, pytest.mark.timeout(3600)]),
         ],
     )
+
+
+def first(names: Iterable[str], *fast: str) -> list[Any]:
+    """Parameters of which only some are for every day; the others are heavy."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.heavy) for name in names]

@@ -15,7 +15,14 @@ from tests.servers.process import missing, require
 LOADS = [Path("/usr/share/dbench/client.txt"), Path("/usr/local/share/client.txt")]
 
 
-@pytest.mark.parametrize("options", [[], ["-x"], ["-S", "-F"]], ids=["plain", "xattrs", "synced"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="plain"),
+        pytest.param(["-x"], id="xattrs", marks=pytest.mark.heavy),
+        pytest.param(["-S", "-F"], id="synced", marks=pytest.mark.heavy),
+    ],
+)
 @sizes(fast=6, heavy=200)
 def test_dbench(place: Place, size: int, options: list[str]) -> None:
     require("dbench", "apt-get install dbench")

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.gateways.fuse.programs.place import Place, sizes
+from tests.gateways.fuse.programs.place import Place, first, sizes
 from tests.gateways.fuse.programs.run import run
 from tests.servers.process import require
 
@@ -27,7 +27,9 @@ JOBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("job", [name for name in JOBS if name != "holes"])
+@pytest.mark.parametrize(
+    "job", first([name for name in JOBS if name != "holes"], "odd sizes", "mmap", "direct", "libaio direct")
+)
 @sizes(fast=(2, "4m"), heavy=(4, "96m"))
 def test_what_fio_wrote_it_reads_back(place: Place, size: tuple[int, str], job: str) -> None:
     require("fio", "apt-get install fio")

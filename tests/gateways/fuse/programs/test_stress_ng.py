@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.gateways.fuse.programs.place import Place, sizes
+from tests.gateways.fuse.programs.place import Place, first, sizes
 from tests.gateways.fuse.programs.run import run
 from tests.servers.process import require
 
@@ -37,7 +37,7 @@ SMALLER: Final = {
 FINE: Final = (0, 3, 4)
 
 
-@pytest.mark.parametrize("group", STRESSORS)
+@pytest.mark.parametrize("group", first(STRESSORS, "names", "data", "locks"))
 @sizes(fast=5, heavy=120)
 def test_stress_ng(place: Place, size: int, group: str, rng: random.Random) -> None:
     require("stress-ng", "apt-get install stress-ng")
