@@ -50,6 +50,7 @@ class Writer:
         self._idle.set()
         self._group: Group | None = None
         self._members: list[tuple[asyncio.Future[Any], Any]] = []  # executed, with their answers
+        self._refused: list[tuple[asyncio.Future[Any], Conflict]] = []  # conflicts behind a member
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[BaseException | None], None]] | None]
         self._jobs = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sluice-sqlite-commit", daemon=True)
@@ -145,7 +146,12 @@ class Writer:
             try:
                 answer = work(group)
             except Conflict as e:
-                future.set_exception(e)
+                if members:
+                    # It may tell of what this group has written and nobody else can read yet: who hears "it exists"
+                    # now and looks would find nothing.
+                    self._refused.append((future, e))
+                else:
+                    future.set_exception(e)
             except Exception as e:
                 _fail(future, translate(e, self._path, "writing") if isinstance(e, TRANSLATED) else e)
                 if not self._conn.in_transaction:  # SQLite has given up the whole transaction
@@ -188,15 +194,21 @@ class Writer:
     def _ended(self, error: BaseException | None) -> None:
         self._turn.release()
         members, self._members = self._members, []
+        refused, self._refused = self._refused, []
         if error is None:
             self.commits += 1
             for future, answer in members:
                 if not future.done():
                     future.set_result(answer)
+            for future, conflict in refused:
+                if not future.done():
+                    future.set_exception(conflict)
         else:
             failure = translate(error, self._path, "committing")
             for future, _ in members:
                 _fail(future, failure)
+            for future, _ in refused:
+                _fail(future, failure)  # what it conflicted with may not exist
         self._next()
 
     def _next(self) -> None:
