@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from typing import Final
 
@@ -29,6 +30,10 @@ log = logging.getLogger("sluice.chunk")
 SMALL_OBJECT: Final = 128 << 10
 #: Up to here a read of a local file is cheaper than a thread hop (bench/chunk.py: 64 KiB in 9 µs, a hop 30-130 µs).
 INLINE_READ: Final = 64 << 10
+#: A look at a local object that took longer (a network file system, whose open is a request) is not repeated for a
+#: while: everybody waits for it. As `core.object.file` has it.
+SLOW_LOOK_S: Final = 0.02
+SLOW_PENALTY_S: Final = 5.0
 
 
 class _Flight:
@@ -58,6 +63,7 @@ class BlockReader:
         self._hot = hot
         self._cache = cache
         self._local = transfer.codec.plain and transfer.objects.features.local_path
+        self._slow_until = 0.0
         self._flights: dict[BlockId, _Flight] = {}
         self._prefetch_workers = prefetch_workers
         self._wanted: deque[BlockId] = deque(maxlen=max(4 * prefetch_workers, 10))
@@ -72,7 +78,17 @@ class BlockReader:
 
     def read_local_nowait(self, block: BlockId, off: int, length: int) -> Buffer | None:
         """From an object that is a local file, if the kernel has these bytes in memory; else None."""
-        return self._read_local(block, off, length) if self._local else None
+        if not self._local:
+            return None
+        began = time.monotonic()
+        if began < self._slow_until:
+            return None
+        try:
+            return self._read_local(block, off, length)
+        finally:
+            ended = time.monotonic()
+            if ended - began > SLOW_LOOK_S:
+                self._slow_until = ended + SLOW_PENALTY_S
 
     def local_range(self, block: BlockId, off: int, length: int) -> FileRange | None:
         if self._local:
@@ -90,8 +106,8 @@ class BlockReader:
         found = self.read_nowait(block, off, length)
         if found is not None:
             return found
-        if self._local and length <= INLINE_READ:
-            found = self._read_local(block, off, length)
+        if length <= INLINE_READ:
+            found = self.read_local_nowait(block, off, length)
             if found is not None:
                 return found
         if self._cache is not None:

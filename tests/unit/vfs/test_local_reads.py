@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,4 +87,24 @@ async def test_an_object_that_is_too_short_is_not_believed(file: Handle, tmp_pat
     for path in (tmp_path / "objects").rglob("*_4194304"):
         os.truncate(path, MIB)
     assert file.read_nowait(2 * MIB, 4096) is None
+    await file.release()
+
+
+async def test_a_slow_look_is_not_repeated(vfs: VFS, file: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("core.chunk.reader.time", SimpleNamespace(monotonic=lambda: now[0]))
+    objects = vfs.slices.reader._transfer.objects
+    path_of, seconds = objects.local_path, 0.5
+
+    def local_path(key: str) -> str | None:
+        now[0] += seconds
+        return path_of(key)
+
+    monkeypatch.setattr(objects, "local_path", local_path)
+    assert file.read_nowait(0, 4096) is not None
+    assert file.read_nowait(0, 4096) is None, "everybody waited for the first look"
+    assert bytes(await file.read(0, 4096)) == DATA[:4096]
+    seconds = 0.0
+    now[0] += 10
+    assert file.read_nowait(2 * MIB, 4096) is not None
     await file.release()
