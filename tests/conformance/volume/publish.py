@@ -12,7 +12,8 @@ from core.meta import keys as k
 from core.meta.base import Exists
 from core.meta.caller import Condition
 from core.meta.meta import Meta
-from core.meta.publish import Content, ImplicitDirs
+from core.meta.namespace import SymlinkInPath
+from core.meta.publish import Content, GuardChanged, ImplicitDirs
 from core.meta.records import ROOT, Slice
 from tests.conformance.volume.base import NOW, VolumeBase
 
@@ -169,3 +170,53 @@ class Publishing(VolumeBase):
         await meta.unlink(ROOT, b"dst")
         await self.idle(meta)
         assert self.removed == [(8001, 100)]
+
+    async def test_a_file_hands_on_what_isnt_its_content(self, meta: Meta) -> None:
+        await meta.mkdir(ROOT, b"d")
+        old = await meta.publish(
+            ROOT, [b"d", b"f"], self.content(9001, 10), mode=0o640, xattrs={b"user.kept": b"1", b"s3-etag": b"x"}
+        )
+        await meta.setattr(old.ino, {"uid": 7, "gid": 8})
+        new = await meta.publish(
+            ROOT, [b"d", b"f"], self.content(9002, 20), xattrs={b"s3-meta": b"{}"}, inherit=(b"s3-etag",)
+        )
+        assert new.replaced and (new.attr.mode, new.attr.uid, new.attr.gid, new.attr.length) == (0o640, 7, 8, 20)
+        assert await meta.getattr(new.ino) == new.attr
+        found = await meta.store.resolve(ROOT, [b"d", b"f"], xattrs=True)
+        assert found.xattrs == {b"user.kept": b"1", b"s3-meta": b"{}"}
+        await self.idle(meta)
+        with meta.store.round_trips() as n:
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9003, 30), inherit=(b"s3-etag",))
+        assert n.count <= 2
+        fresh = await meta.publish(ROOT, [b"d", b"g"], self.content(9004, 1), mode=0o600, inherit=(b"s3-etag",))
+        assert not fresh.replaced and (fresh.attr.mode, fresh.attr.uid) == (0o600, 0)
+
+    async def test_only_a_file_hands_on(self, meta: Meta) -> None:
+        await meta.symlink(ROOT, b"link", b"elsewhere")
+        await meta.mkdir(ROOT, b"dir")
+        with pytest.raises(SymlinkInPath):
+            await meta.publish(ROOT, [b"link"], self.content(9001, 10), inherit=())
+        with pytest.raises(FsError) as e:
+            await meta.publish(ROOT, [b"dir"], self.content(9002, 10), inherit=())
+        assert e.value.errno == errno.EISDIR
+
+    async def test_what_a_publish_rests_upon_must_still_be_so(self, meta: Meta) -> None:
+        await meta.mkdir(ROOT, b"d")
+        watched, _ = await meta.mkdir(ROOT, b"watched")
+        await meta.publish(ROOT, [b"d", b"warm"], self.content(9000, 10))
+        seen = (k.node(watched), await meta.getattr(watched))
+        with meta.store.round_trips() as n:
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9001, 10), guards=[seen])
+        assert n.count == 1
+        other = Meta(meta.store, meta.format, clock_ns=meta.clock_ns)
+        await other.publish(ROOT, [b"watched", b"came"], Content(0, {}))
+        with pytest.raises(GuardChanged):
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9002, 20), guards=[seen])
+        assert (await meta.lookup(ROOT, b"d"))[0]
+        kept = await meta.store.resolve(ROOT, [b"d", b"f"])
+        assert kept.steps[-1].attr is not None and kept.steps[-1].attr.length == 10
+        now = (k.node(watched), await meta.getattr(watched))
+        await meta.publish(ROOT, [b"d", b"f"], self.content(9003, 30), guards=[now])
+        await meta.remove_tree(ROOT, b"watched", skip_trash=True)
+        with pytest.raises(GuardChanged):
+            await meta.publish(ROOT, [b"d", b"f"], self.content(9004, 40), guards=[now])
