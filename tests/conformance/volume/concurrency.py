@@ -37,6 +37,18 @@ class Concurrency(VolumeBase):
         results = await asyncio.gather(*(outcome(call) for call in calls))
         assert sorted(results) == [0] + [errno.EEXIST] * 15
 
+    async def test_who_hears_that_a_name_exists_finds_it(self, meta: Meta, rival: Meta) -> None:
+        """A refusal never tells of what is not committed yet (found by rclone: MKCOL 405, then PUT 409)."""
+
+        async def make_and_look(client: Meta, name: bytes) -> int:
+            made = await outcome(client.mkdir(ROOT, name))
+            await client.lookup(ROOT, name)
+            return made
+
+        for at in range(20):
+            results = await asyncio.gather(*(make_and_look(client, b"d%d" % at) for client in (meta, rival) * 2))
+            assert sorted(results) == [0] + [errno.EEXIST] * 3
+
     async def test_nothing_is_created_in_a_directory_that_goes(self, meta: Meta, rival: Meta) -> None:
         for at in range(6):
             d, _ = await meta.mkdir(ROOT, b"d%d" % at)

@@ -73,6 +73,7 @@ class Books:
         self.counts = {"etag": 0, "lock": 0}
         self.lines: list[str] = []
         self.created: list[str] = []
+        self.placed: list[str] = []
         for name in self.counts:
             door.put(f"/count-{name}", "0")
         door.put("/lines", "")
@@ -123,6 +124,17 @@ class Books:
             with self._lock:
                 self.created.append(name)
 
+    def make_parents(self, number: int) -> None:
+        """As rclone's transfers do: all make the directory, each puts its file into it at once."""
+        with self._lock:
+            folder = f"/made-{len(self.placed) // 3}"
+        made = self.door.ask("MKCOL", folder + "/")
+        assert made.status in (201, 405), made
+        name = f"{folder}/{number}-{time.monotonic_ns()}"
+        assert self.door.put(name).status == 201, "whoever hears that it exists can use it"
+        with self._lock:
+            self.placed.append(name)
+
     def check(self) -> None:
         for name, expected in self.counts.items():
             assert int(self.door.ask("GET", f"/count-{name}").body) == expected > 0
@@ -131,6 +143,10 @@ class Books:
         assert len(set(self.created)) == len(self.created) > 0
         hrefs = self.door.ask("PROPFIND", "/race/", {"Depth": "1"}).texts("{DAV:}href")[1:]
         assert sorted(hrefs) == sorted(self.created)
+        assert self.placed
+        for folder in {name.rpartition("/")[0] for name in self.placed}:
+            hrefs = self.door.ask("PROPFIND", folder, {"Depth": "1"}).texts("{DAV:}href")[1:]
+            assert sorted(hrefs) == sorted(name for name in self.placed if name.startswith(folder + "/"))
 
 
 @pytest.mark.parametrize("seconds", [4])
@@ -138,6 +154,7 @@ def test_every_acknowledged_change_happened_once(shared: Door, seconds: float) -
     books, crowd = Books(shared), Crowd(seconds)
     for act in (books.count_by_etag, books.count_by_lock, books.append, books.create_once):
         crowd.add(act, 2)
+    crowd.add(books.make_parents, 3)
     crowd.run()
     books.check()
 
@@ -173,6 +190,7 @@ def test_programs_work_beside_each_other_for_a_minute(shared: Door, tmp_path: Pa
         crowd.add(carry)
         for act in (books.count_by_etag, books.count_by_lock, books.append, books.create_once):
             crowd.add(act)
+        crowd.add(books.make_parents, 3)
         crowd.run()
     books.check()
     assert all(rounds.values()), rounds
