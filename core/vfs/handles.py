@@ -265,8 +265,18 @@ class Handle:
         # Where objects are files of this machine the kernel looks ahead in them. Who reads on where a stream stands has
         # found them not in memory before; there the stream fetches what comes next while this is used.
         if n <= LOCAL_READ and not any(stream.next == offset for stream in self._streams):
-            return slices.read_local_nowait(p.id, p.size, off, n)
+            return self._local_nowait(p, off, n)
         return None
+
+    def _local_nowait(self, p: Slice, off: int, n: int) -> Buffer | None:
+        """Bytes of a piece from one or two objects that are local files."""
+        slices = self._vfs.slices
+        cut = slices.block_size - off % slices.block_size
+        if n <= cut:
+            return slices.read_local_nowait(p.id, p.size, off, n)
+        first = slices.read_local_nowait(p.id, p.size, off, cut)
+        rest = None if first is None else slices.read_local_nowait(p.id, p.size, off + cut, n - cut)
+        return None if first is None or rest is None else b"".join((first, rest))
 
     async def write(self, offset: int, data: Buffer, *, request: int = 0) -> int:
         """Take a copy of all bytes, at the end of the file if opened with O_APPEND; returns their number. Durable

@@ -67,6 +67,13 @@ async def test_what_the_kernel_can_ask_of_a_whole_file_answers_at_once(file: Han
     await file.release()
 
 
+async def test_a_read_over_the_border_of_two_objects_answers_at_once(file: Handle) -> None:
+    for offset in (4 * MIB - 1, 4 * MIB - 65_536, 4 * MIB - MIB + 1):
+        found = file.read_nowait(offset, MIB)
+        assert found is not None and bytes(found) == DATA[offset : offset + MIB]
+    await file.release()
+
+
 async def test_a_stream_that_reads_ahead_is_read_on(file: Handle) -> None:
     assert bytes(await file.read(0, 300_000)) == DATA[:300_000]
     assert file.read_nowait(300_000, 300_000) is None
