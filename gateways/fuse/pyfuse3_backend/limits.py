@@ -28,6 +28,7 @@ MISSING: Final = {
     "umask": "pyfuse3 leaves the umask to the kernel, which applies it even where a default ACL should replace it",
     "xattr_flags": "pyfuse3 looks, then sets, for XATTR_CREATE and XATTR_REPLACE; others may come between",
     "acl_set_id": "pyfuse3's setxattr doesn't say when an ACL takes the setgid bit away (owners outside the group)",
+    "truncate": "libfuse cuts while it opens: open(O_RDONLY | O_TRUNC) of a running program comes too late to fail",
     "interrupt": "pyfuse3 hides interrupts; a process that is killed waits until its request is answered",
     "hand_over": "libfuse begins with INIT and keeps its state, so a running mount can't be taken over: an upgrade or"
     " a crash ends the mount",

@@ -20,9 +20,11 @@ NEEDS: Final[tuple[tuple[str, str], ...]] = (
     (r"test_inode_flags\.py::", "ioctl"),
     (r"test_fallocate\.py::test_seek", "lseek"),
     (r"test_fallocate\.py::", "fallocate"),
+    (r"test_replaced_elsewhere\.py::.*nameless", "tmpfile"),
     (r"test_setid\.py::.*(fallocate|punch)", "fallocate"),
     (r"test_link_unlink\.py::.*(tmpfile|without_a_name|o_excl_forbids_a_name)", "tmpfile"),
     (r"test_acl\.py::test_(defaults_are_inherited|a_minimal_default_gives_bits_only)", "umask"),
+    (r"test_open\.py::test_a_running_program_is_not_written", "truncate"),
     (r"test_acl\.py::test_setgid_is_lost_by_an_owner_outside_the_group", "acl_set_id"),
 )
 
