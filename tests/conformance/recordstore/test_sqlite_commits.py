@@ -141,6 +141,23 @@ async def test_commits_of_a_group_fail_one_by_one(store: SQLiteStore) -> None:
     assert [v is not None for v in await store.read(*[k.symlink(100 + i) for i in range(60)])] == [False, True] * 30
 
 
+async def test_a_conflict_is_told_when_what_it_tells_of_can_be_read(store: SQLiteStore) -> None:
+    """The winner stands in the same group: before its COMMIT nobody could see what the loser is told."""
+    name = k.entry(1, b"both")
+
+    async def create(ino: int) -> Entry:
+        try:
+            await store.commit(
+                [(EXACT, name, None)], [(PUT, key, value) for key, value in child(1, b"both", ino, attr())]
+            )
+        except Conflict:
+            pass
+        found: Entry = await one(store, name)
+        return found
+
+    assert await asyncio.gather(*[create(100 + i) for i in range(8)]) == [Entry(FILE, 100)] * 8
+
+
 async def test_a_value_that_does_not_fit_hurts_nobody_else(store: SQLiteStore) -> None:
     async def good(i: int) -> None:
         await write(store, (PUT, k.symlink(100 + i), b"x"), (ADD, k.counter("good"), 1))

@@ -42,7 +42,8 @@ class Concurrency(VolumeBase):
 
         async def make_and_look(client: Meta, name: bytes) -> int:
             made = await outcome(client.mkdir(ROOT, name))
-            await client.lookup(ROOT, name)
+            found = await client.resolve(ROOT, [name])  # from the store; look-ups may remember
+            assert len(found.steps) == 1
             return made
 
         for at in range(20):
