@@ -95,9 +95,9 @@ class Recording(Data):
                 number = len(raw or b"") // SLICE_BYTES
             seen = self._require_file(ino, attr)
             new = msgspec.structs.replace(
-                seen, length=max(seen.length, end), mtime_ns=mtime_ns, ctime_ns=self.clock_ns()
+                seen, length=max(seen.length, end), mtime_ns=mtime_ns, ctime_ns=_changed_at(seen, mtime_ns)
             )
-            self._add_records(tx, ino, index, todo, uses, number, mtime_ns, new.ctime_ns)
+            self._add_records(tx, ino, index, todo, uses, number, mtime_ns, self.clock_ns())
             tx.put(k.node(ino), new)
             await self.charge_length(tx, ino, seen, new.length)
             await point("write.before-commit")
@@ -156,7 +156,9 @@ class Recording(Data):
                 cut = count - sum((p.id, p.size) == (slice_id, size) for p in pieces)
                 if cut:  # a piece that crosses a border became two records
                     tx.add(k.sliceref(slice_id, size), cut)
-            new = msgspec.structs.replace(seen, length=seen.length + total, mtime_ns=mtime_ns, ctime_ns=now)
+            new = msgspec.structs.replace(
+                seen, length=seen.length + total, mtime_ns=mtime_ns, ctime_ns=_changed_at(seen, mtime_ns)
+            )
             tx.put(k.node(ino), new)
             await self.charge_length(tx, ino, seen, new.length)
             await point("write.before-commit")
@@ -285,3 +287,9 @@ def place_pieces(pieces: Sequence[Piece], offset: int) -> dict[int, list[Slice]]
             done += n
         offset += p.length
     return placed
+
+
+def _changed_at(seen: Attr, mtime_ns: int) -> int:
+    """ctime of a file whose content changed: when it was written, not when that is recorded. A program that asked in
+    between was told so, and takes a later time for another change (git does)."""
+    return max(seen.ctime_ns, mtime_ns)

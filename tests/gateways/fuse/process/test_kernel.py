@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_the_kernel_reads_a_mebibyte_ahead() -> None:
         found = find_mount(str(mount.point))
         assert found is not None
         assert Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").read_text() == "1024\n"
+
+
+def test_times_that_were_told_before_close_are_the_times_afterwards() -> None:
+    """git compares what fstat said while it wrote with what lstat says later: a difference is a change to it."""
+    with mounted("sqlite", "--attr-cache", "0") as mount:
+        path = mount.point / "file"
+        for flags in (os.O_CREAT | os.O_EXCL, 0, os.O_APPEND):
+            fd = os.open(path, os.O_WRONLY | flags, 0o644)
+            os.write(fd, b"some bytes")
+            told = os.fstat(fd)
+            os.close(fd)
+            found = path.stat()
+            assert (told.st_mtime_ns, told.st_ctime_ns) == (found.st_mtime_ns, found.st_ctime_ns), flags
 
 
 def test_names_that_rmr_and_clone_change_are_known_at_once() -> None:
