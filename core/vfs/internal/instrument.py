@@ -26,9 +26,9 @@ from core.volume import Volume
 #: Operations of `Meta` that a request of a client leads to; the method's name in the metrics is the same.
 META_OPERATIONS: Final = (
     "lookup", "getattr", "setattr", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "readdir",
-    "readlink", "check_open", "open_for_reading", "opendir", "read_chunk", "read_chunks", "write_slices", "truncate",
-    "fallocate", "copy_file_range", "getxattr", "setxattr", "listxattr", "removexattr", "flock", "setlk", "getlk",
-    "statfs", "publish", "clone", "remove_tree", "summary", "tree_summary",
+    "readlink", "check_open", "open_for_reading", "opendir", "read_chunk", "read_chunks", "record_slices",
+    "append_pieces", "truncate", "tmpfile", "fallocate", "copy_file_range", "getxattr", "setxattr", "listxattr",
+    "removexattr", "flock", "setlk", "getlk", "statfs", "publish", "clone", "remove_tree", "summary", "tree_summary",
 )  # fmt: skip
 #: Entries of a page after which others get their turn; the kernel's own listings take fewer.
 _FULL_PAGE: Final = 1000
