@@ -60,7 +60,7 @@ def test_every_option_of_the_document_exists() -> None:
     from sluicefs.cli import cli
 
     known: set[str] = set()
-    for name in ("webdav", "serve"):
+    for name in ("webdav", "serve", "format"):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         known |= {text for param in command.params for text in (*param.opts, *param.secondary_opts)}

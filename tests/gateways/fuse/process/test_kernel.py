@@ -12,6 +12,7 @@ import pytest
 
 from gateways.fuse.mount import find_mount
 from tests.gateways.fuse.mounts import ROOT, mounted
+from tests.servers.process import wait_for
 
 #: The kernel believes a name for so long that a test would see it.
 LONG = ("--entry-cache", "1h", "--dir-entry-cache", "1h", "--negative-entry-cache", "1h", "--attr-cache", "1h")
@@ -38,7 +39,8 @@ def test_the_kernel_reads_a_mebibyte_ahead() -> None:
     with mounted("sqlite") as mount:
         found = find_mount(str(mount.point))
         assert found is not None
-        assert Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").read_text() == "1024\n"
+        told = Path(f"/sys/class/bdi/{found.device}/read_ahead_kb")
+        wait_for(lambda: told.read_text() == "1024\n", what="1 MiB of read-ahead")
 
 
 def test_times_that_were_told_before_close_are_the_times_afterwards() -> None:
