@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What a newcomer types. Needs python3 (3.11 or newer, with venv) and make; nothing else for `make serve`.
 #   make serve      an S3 endpoint over a demo volume in ./.sluice/demo    (PORT=9000 to choose the port)
-#   make test       lint, types and every test that finishes in minutes    (PYTEST="-k name" to choose, JOBS=2 at once)
+#   make test       lint, types and every test that finishes in minutes    (PYTEST="-k name" to choose, JOBS=3 at once)
 #   make test-all   the heavy ones too
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?=
 PYTEST ?=
-JOBS ?= 2
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))  # a test often waits for a server or a process
 IMAGE ?= sluicefs:dev
 
 .DEFAULT_GOAL := help

@@ -111,7 +111,15 @@ async def test_a_killed_database_loses_and_doubles_nothing(name: str) -> None:
         await meta.close()
 
 
-@pytest.mark.parametrize("name", ("sqlite", "redis", "postgres", "mariadb", "etcd", "tikv"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sqlite",
+        "redis",
+        "postgres",
+        *(pytest.param(name, marks=pytest.mark.heavy) for name in ("mariadb", "etcd", "tikv")),
+    ],
+)
 async def test_fifty_lost_races_are_a_clear_error_and_change_nothing(name: str) -> None:
     with engine(name) as database:
         url = database.fresh_url()

@@ -86,7 +86,10 @@ def prove(name: str, processes: int, seconds: float) -> None:
         assert asyncio.run(findings(url)) == []
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("sqlite", "redis", "postgres") else pytest.mark.heavy) for n in SHARED],
+)
 def test_after_a_short_campaign_all_records_agree(name: str) -> None:
     prove(name, 3, 3)
 

@@ -55,6 +55,7 @@ class TestEtcd(RecordStoreSuite):
         await costs_of_calls(store, commit_trips=1)
 
 
+@pytest.mark.heavy
 class TestEtcdWithUsersOverTLS(TestEtcd):
     @pytest.fixture
     async def store(self, secure_server: EtcdServer) -> AsyncIterator[RecordStore]:

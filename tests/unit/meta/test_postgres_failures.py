@@ -160,6 +160,7 @@ async def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(
     assert made == len(present)  # nothing was applied twice
 
 
+@pytest.mark.heavy
 async def test_a_server_that_hangs_is_given_up(
     server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,7 +243,10 @@ async def test_a_killed_process_need_not_wait_for_its_read(mounted: Mounted) -> 
 async def test_ctrl_c_ends_a_read(mounted: Mounted) -> None:
     mounted.fs._make(Call(0, 1, 0, 0, 0), b"slow", 0o100644).data += b"x"
     mounted.fs.gate.clear()
-    reader = await asyncio.create_subprocess_shell(f'exec cat "{mounted.point}/slow"')
+    reader = await asyncio.create_subprocess_exec(
+        "cat", f"{mounted.point}/slow",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background of a shell
+    )  # fmt: skip
     await asyncio.wait_for(mounted.fs.reached.wait(), 10)
     reader.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(reader.wait(), 10) == -signal.SIGINT

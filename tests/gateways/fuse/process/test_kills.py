@@ -25,11 +25,12 @@ def survive(engine: str, kills: int, most_s: float, *flags: str) -> None:
         mount.check()
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("redis", marks=pytest.mark.heavy)])
 def test_killed_workers_cost_a_pause_and_nothing_else(engine: str) -> None:
     survive(engine, 8, 3.0)
 
 
+@pytest.mark.heavy
 def test_what_the_kernel_reads_by_itself_stays_right_over_kills() -> None:
     survive("sqlite", 8, 2.0, "--passthrough")
 

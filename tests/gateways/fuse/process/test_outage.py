@@ -106,6 +106,7 @@ def test_twenty_restarts_of_postgres(postgres: Postgres) -> None:
         restarts(postgres, mount, 20, 15)
 
 
+@pytest.mark.heavy
 def test_longer_than_the_engine_waits_by_itself(redis: Server, mount: Mount) -> None:
     redis.kill()
     script = "import os,sys; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/f', 'w').write('x'); print('done')"
@@ -142,6 +143,7 @@ def test_a_worker_that_dies_while_the_server_is_away_is_replaced_when_it_is_back
     assert serving_worker(mount) != worker
 
 
+@pytest.mark.heavy
 def test_a_killed_program_need_not_wait_for_the_server(redis: Server, mount: Mount) -> None:
     (mount.point / "f").write_text("x")
     # chmod of an open file asks for nothing else before: it is the change itself that waits.

@@ -37,7 +37,7 @@ def upgrade(mount: Mount) -> int:
     return now
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("redis", marks=pytest.mark.heavy)])
 def test_upgrades_under_load_cost_a_pause_and_nothing_else(engine: str) -> None:
     many(engine, 3)
 

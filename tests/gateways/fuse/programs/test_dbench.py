@@ -23,6 +23,7 @@ LOADS = [Path("/usr/share/dbench/client.txt"), Path("/usr/local/share/client.txt
         pytest.param(["-S", "-F"], id="synced", marks=pytest.mark.heavy),
     ],
 )
+@pytest.mark.heavy
 @sizes(fast=6, heavy=200)
 def test_dbench(place: Place, size: int, options: list[str]) -> None:
     require("dbench", "apt-get install dbench")

@@ -105,6 +105,7 @@ def balances(cluster: Cluster) -> None:
     assert len(set(sums)) == 1, sums
 
 
+@pytest.mark.heavy
 @sizes(fast=(1, 8, 1), heavy=(10, 60, 5))
 def test_pgbench_survives_kills_of_the_server(place: Place, size: tuple[int, int, int], cluster: Cluster) -> None:
     scale, seconds, kills = size

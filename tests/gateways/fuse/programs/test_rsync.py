@@ -7,6 +7,8 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.gateways.fuse.programs.place import Place, sizes
 from tests.gateways.fuse.programs.run import run
 from tests.gateways.fuse.programs.trees import assert_same, describe, make_tree
@@ -18,6 +20,7 @@ def sync(source: Path, target: Path, *options: str) -> str:
     return run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", *options, f"{source}/", f"{target}/").stdout
 
 
+@pytest.mark.heavy
 @sizes(fast=600, heavy=10_000)
 def test_rsync_both_ways(place: Place, size: int, tmp_path: Path, rng: random.Random) -> None:
     require("rsync", "apt-get install rsync")

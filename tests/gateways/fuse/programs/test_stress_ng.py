@@ -37,7 +37,7 @@ SMALLER: Final = {
 FINE: Final = (0, 3, 4)
 
 
-@pytest.mark.parametrize("group", first(STRESSORS, "names", "data", "locks"))
+@pytest.mark.parametrize("group", first(STRESSORS, "locks"))
 @sizes(fast=5, heavy=120)
 def test_stress_ng(place: Place, size: int, group: str, rng: random.Random) -> None:
     require("stress-ng", "apt-get install stress-ng")

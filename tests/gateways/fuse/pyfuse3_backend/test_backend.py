@@ -41,6 +41,7 @@ def run_suite(*chosen: str, timeout_s: float) -> str:
     return done.stdout
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_the_posix_suite_through_pyfuse3(needs_pyfuse3: None) -> None:
     report = run_suite(*(f"tests/gateways/fuse/posix/{name}.py" for name in FAST), timeout_s=280)

@@ -186,6 +186,7 @@ def look_at_name(side: Path, name: str, names: dict[str, bytes | None]) -> str |
     return None if path.read_bytes() == content else f"other content: {path.read_bytes()[:40]!r}"
 
 
+@pytest.mark.heavy
 def test_names_follow_within_the_time_that_they_are_cached() -> None:
     with pair() as two:
         for number in range(5):
