@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -304,24 +304,33 @@ class _Removal:
         self.keep_top = keep_top
         self.removed = 0
         self._stack: asyncio.LifoQueue[tuple[_Directory, DirEntry | None]] = asyncio.LifoQueue()
+        self._idle: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def run(self, parent: int, name: bytes, ino: int) -> None:
         self._stack.put_nowait((_Directory(None, parent, name, ino), None))
         workers = [asyncio.create_task(self._work()) for _ in range(self.threads)]
         done = asyncio.create_task(self._stack.join())
+        abandoned: Iterable[asyncio.Task[None]] = workers
         try:
             await asyncio.wait([done, *workers], return_when=asyncio.FIRST_COMPLETED)
+            abandoned = self._idle  # a commit that is on its way can't be called back: nothing changes after the answer
             for worker in workers:
                 if worker.done():
                     worker.result()  # only a failure ends a worker
         finally:
-            for task in (done, *workers):
+            self._ending = True
+            for task in (done, *abandoned):
                 task.cancel()
             await asyncio.gather(done, *workers, return_exceptions=True)
 
     async def _work(self) -> None:
-        while True:
+        me = asyncio.current_task()
+        assert me is not None
+        while not self._ending:
+            self._idle.add(me)
             directory, entry = await self._stack.get()
+            self._idle.discard(me)
             if entry is None:
                 await self._step(directory)
             else:

@@ -24,7 +24,7 @@ from core.meta.stores.etcd import EtcdStore, connection
 from core.meta.stores.etcd.channel import Channel
 from core.meta.stores.kv.driver import Range, SnapshotGone
 from tests.servers.etcd import EtcdCluster, EtcdServer, b64
-from tests.servers.process import free_port
+from tests.servers.process import free_port, wait_for
 
 NODE = Attr(DIRECTORY, 0o755, 0, 0, 1, 2, 3, 2, 4096, 0, 1)
 
@@ -111,6 +111,8 @@ async def test_a_commit_whose_answer_is_lost_is_uncertain_and_never_repeated(
 
         monkeypatch.setattr(Channel, "call", watched)
         mortal.process.send_signal(signal.SIGSTOP)  # it takes the request, but gives no answer any more
+        tasks = list(Path(f"/proc/{mortal.process.pid}/task").glob("*/stat"))
+        wait_for(lambda: all(t.read_text().rpartition(")")[2].split()[0] == "T" for t in tasks), what="a stop")
         commit = asyncio.ensure_future(store.commit([], [(PUT, k.symlink(1), b"new")]))
         await sent.wait()
         mortal.kill()
