@@ -110,6 +110,19 @@ class Application(ABC):
         return Response(500, [_TEXT], b"The server failed; its log says why.\n", close=True)
 
 
+async def read_announced(body: Body, length: int) -> Buffer:
+    """A body of `length` bytes in one piece, without a copy where it came in one; shorter if it ended early."""
+    data = await body.read() if length else b""
+    if len(data) >= length:
+        return data
+    pieces = [bytes(data)]
+    have = len(data)
+    while have < length and (more := await body.read()):
+        pieces.append(bytes(more))
+        have += len(more)
+    return b"".join(pieces)
+
+
 async def read_all(body: Body, limit: int) -> bytes | None:
     """The whole body, None if it is longer than `limit`. For documents; what is large is streamed."""
     if body.length is not None and body.length > limit:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from core.chunk.api import FileRange
 from core.object.api import Buffer
 from core.vfs.filesystem import Content, Found
+from gateways.http.messages import read_announced
 from gateways.s3 import checksums
 from gateways.s3.auth.model import PayloadMode
 from gateways.s3.aws_chunked import AwsChunkedDecoder, decoded_length
@@ -126,14 +127,7 @@ async def _receive_small(service: Service, call: Call, plan: Plan) -> Receipt:
         trailers = decoder.trailers
         data: Buffer = b"".join(pieces)
     else:
-        data = await body.read() if length else b""
-        if len(data) < length:
-            pieces = [bytes(data)]
-            have = len(data)
-            while have < length and (more := await body.read()):
-                pieces.append(bytes(more))
-                have += len(more)
-            data = b"".join(pieces)
+        data = await read_announced(body, length)
     if len(data) != length:
         raise S3Error("IncompleteBody")
     hashes = Hashes(plan)

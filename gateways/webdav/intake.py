@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from core.object.api import Buffer
 from core.vfs.filesystem import Content
-from gateways.http.messages import Body
+from gateways.http.messages import Body, read_announced
 from gateways.webdav.digests import Checks
 from gateways.webdav.errors import DavError
 from gateways.webdav.gate import Call
@@ -28,26 +27,14 @@ async def receive(call: Call, body: Body, checks: Checks | None) -> Content:
     """Store a body. 400 if it is shorter than announced or isn't what its checksum says, 408 if it takes too long."""
     length = body.length
     if length is not None and length <= SMALL_BYTES:
-        data = await _collect(body, length)
+        data = await read_announced(body, length)
+        if len(data) != length:
+            raise _too_short()
         if checks is not None:
             checks.update(data)
             checks.require()
         return await call.export.fs.content_of(data)
     return await _stream(call, body, checks)
-
-
-async def _collect(body: Body, length: int) -> Buffer:
-    data = await body.read() if length else b""
-    if len(data) < length:
-        parts = [bytes(data)]
-        have = len(data)
-        while have < length and (more := await body.read()):
-            parts.append(bytes(more))
-            have += len(more)
-        data = b"".join(parts)
-    if len(data) != length:
-        raise _too_short()
-    return data
 
 
 async def _stream(call: Call, body: Body, checks: Checks | None) -> Content:
