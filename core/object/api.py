@@ -33,7 +33,8 @@ class ObjectStore(ABC):
     """Objects under keys. Coroutines raise `ObjectNotFound` or another `ObjectError`.
 
     A `put` that returned is as durable as the store makes it, and atomic: readers see the old or the new object.
-    Cancelling a call may leave the object written; callers tolerate that.
+    Cancelling a call may leave the object written, on a server even later than what is called afterwards: a key is
+    never put again with other bytes.
     """
 
     name: str = "?"

@@ -43,9 +43,11 @@ ORDERED = ["a", "b-/x", "b.c", "b/c/d", "b/c0", "b0", "ba/x", "c/1_0_4194304", "
 
 
 class ObjectStoreSuite:
-    """overhead: bytes by which a stored object is longer than its data."""
+    """overhead: bytes by which a stored object is longer than its data. remote: a server that has a whole request may
+    carry it out after the caller gave it up."""
 
     overhead = 0
+    remote = False
     hostile_keys: Sequence[str] = HOSTILE
     ordered_keys: Sequence[str] = ORDERED
 
@@ -234,7 +236,8 @@ class ObjectStoreSuite:
                 await store.put(f"other/{i}", b"x" * 100_000)
             assert bytes(await store.get(key)) in (old, new)
             await store.put(key, b"final")
-            assert bytes(await store.get(key)) == b"final"
+            late = (new,) if self.remote else ()
+            assert bytes(await store.get(key)) in (b"final", *late)
 
     async def test_a_cancelled_get_leaves_the_store_working(self, store: ObjectStore) -> None:
         data = os.urandom(4 * MIB)

@@ -38,6 +38,7 @@ async def opened(endpoint: str, query: str = "") -> ObjectStore:
 
 
 class TestVersityGW(ObjectStoreSuite):
+    remote = True
     loops = "both"
 
     @pytest.fixture
@@ -48,6 +49,8 @@ class TestVersityGW(ObjectStoreSuite):
 
 
 class TestMoto(ObjectStoreSuite):
+    remote = True
+
     @pytest.fixture
     async def store(self, moto_server: str) -> AsyncIterator[ObjectStore]:
         store = await opened(moto_server)
@@ -60,6 +63,8 @@ class TestMoto(ObjectStoreSuite):
 
 
 class TestThroughAioboto3(ObjectStoreSuite):
+    remote = True
+
     @pytest.fixture
     async def store(self, versity: str) -> AsyncIterator[ObjectStore]:
         try:
