@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sluice gc META-URL`: what no file uses: counted, and with --delete removed (cli §2.5, metadata-semantics §14.1).
 
-The work and its rules are in `core/gc.py`.
+The work and its rules are in `core/gc`.
 """
 
 from __future__ import annotations

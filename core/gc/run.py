@@ -1,20 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage collection: find, and on request remove, what nobody refers to. A live object is never removed.
+"""One run of `gc` over a volume, part after part. What makes it safe is told in `core/gc/__init__.py`.
 
-What makes it safe while others work on the volume:
-- Objects are listed first, references are read afterwards: what was in use when it was listed is found in use, unless
-  its last file went away meanwhile, and then it may go.
-- A fence (1 h, JFS_GC_SKIPPEDTIME): an object younger than that may belong to a client that has stored it and not said
-  so yet. Nothing is deleted and no count is touched whose objects aren't all older.
-- Before anything goes, references are read a second time; only what looks the same both times is touched. (A copy may
-  put a reference where the reader has been and the removal of the original take one from where it will come.)
-- A count is set right only if it still has the value that was read before the first reading (a verified commit).
-  A publish registers `put_new(sliceref, refs)` in the transaction that adds its use, so a count that was lowered too
-  early would be one too low for a member of a pack that publishes later: that is what the fence excludes.
-- A count goes to 0 first, objects second, the record last: an interruption at any point is finished by the next run of
-  any client's hourly job, JuiceFS included.
-
-Memory is bounded by the ledger's cache. Source: spec metadata-semantics §8, §9, §14.1; data-path §11.
+Source: spec metadata-semantics §8, §9, §14.1; data-path §11.
 """
 
 from __future__ import annotations
@@ -22,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import calendar
 import logging
-import os
-import struct
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from core.chunk.naming import block_key, parse_block_key
-from core.config import parse_duration
-from core.errors import Conflict, FsError, SluiceError
+from core.errors import FsError, SluiceError
+from core.gc.local import object_folders, sweep
+from core.gc.records import delayed_slices, set_counters, set_references
+from core.gc.report import GcReport, Progress
+from core.gc.tables import ADD_USE, CLASSES, LEAKED_STILL, SCHEMA, WRONG, WRONG_STILL
 from core.ledger import Ledger, Row
 from core.meta import keys as k
 from core.meta.compact import Compacted
@@ -39,8 +26,8 @@ from core.meta.data import parse_chunk
 from core.meta.keys import Key
 from core.meta.meta import Meta
 from core.meta.records import SLICE_BYTES, TRASH
-from core.meta.store import EXACT, PUT, RecordStore
-from core.object.api import ObjectInfo, ObjectStore
+from core.meta.store import RecordStore
+from core.object.api import ObjectInfo
 from core.volume import Volume
 
 T = TypeVar("T")
@@ -49,58 +36,6 @@ log = logging.getLogger("sluice.gc")
 
 FENCE_S: Final = 3600
 DETACHED_S: Final = 24 * 3600
-_DELAYED = struct.Struct(">QI")
-
-#: Told about each step: (what is being done, how many so far).
-Progress = Callable[[str, int], None]
-
-
-@dataclass(slots=True)
-class Tally:
-    objects: int = 0
-    bytes: int = 0
-
-    def count(self, size: int) -> None:
-        self.objects += 1
-        self.bytes += size
-
-
-@dataclass(slots=True)
-class GcReport:
-    """What was found; with delete=True also what was done about it.
-
-    Objects, each in one class: valid (a file uses it), compacted (replaced by a compaction, kept for the trash days),
-    pending (its count says nobody uses it), leaked (nobody knows it), skipped (younger than the fence, or not ours).
-    lost_files: inodes that don't exist any more but have slices. miscounted: slices whose count is higher than the
-    number of their uses. counters: (usedSpace, totalInodes) as stored and as counted, if they differ.
-    """
-
-    delete: bool = False
-    scanned: Tally = field(default_factory=Tally)
-    valid: Tally = field(default_factory=Tally)
-    compacted: Tally = field(default_factory=Tally)
-    pending: Tally = field(default_factory=Tally)
-    leaked: Tally = field(default_factory=Tally)
-    skipped: Tally = field(default_factory=Tally)
-    compaction: Compacted | None = None
-    stale_sessions: int = 0
-    expired_trash: int = 0
-    detached: int = 0
-    delfiles: int = 0
-    lost_files: int = 0
-    unused_slices: int = 0
-    delayed_due: int = 0
-    miscounted: int = 0
-    corrected: int = 0
-    temporary_files: int = 0
-    deleted: Tally = field(default_factory=Tally)
-    failures: list[str] = field(default_factory=list)
-    counters: tuple[tuple[int, int], tuple[int, int]] | None = None
-
-
-def fence_s() -> float:
-    """Age below which objects are left alone, from the environment (ConfigError if that is no duration)."""
-    return parse_duration(os.environ.get("JFS_GC_SKIPPEDTIME") or str(FENCE_S), option="JFS_GC_SKIPPEDTIME")
 
 
 async def collect(
@@ -116,45 +51,10 @@ async def collect(
     await run.metadata()
     if compact:
         await run.compact()
-    with Ledger(_SCHEMA) as ledger:
+    with Ledger(SCHEMA) as ledger:
         await run.objects(ledger)
     await run.counters()
     return run.report
-
-
-_SCHEMA: Final = """
-CREATE TABLE object (id INT, idx INT, length INT, bytes INT, mtime REAL, PRIMARY KEY (id, idx, length)) WITHOUT ROWID;
-CREATE TABLE leaked (id INT, idx INT, length INT, bytes INT, PRIMARY KEY (id, idx, length)) WITHOUT ROWID;
-CREATE TABLE ref (id INT, size INT, n INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
-CREATE TABLE wrong (id INT, size INT, n INT, used INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
-CREATE TABLE use (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late)) WITHOUT ROWID;
-CREATE TABLE again (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late)) WITHOUT ROWID;
-"""
-
-# Block size is parameter 1, the fence parameter 2. A block belongs to a slice of its id if the slice has such a block.
-_CLASSES: Final = """
-SELECT o.id, o.idx, o.length, o.bytes, CASE
-  WHEN EXISTS (SELECT 1 FROM use s WHERE s.id = o.id AND s.late = 0 AND {fits}) THEN 'valid'
-  WHEN EXISTS (SELECT 1 FROM use s WHERE s.id = o.id AND {fits}) THEN 'compacted'
-  WHEN EXISTS (SELECT 1 FROM ref s WHERE s.id = o.id AND {fits}) THEN 'pending'
-  WHEN o.mtime > ?2 THEN 'skipped' ELSE 'leaked' END
-FROM object o
-""".replace("{fits}", "CASE WHEN o.length = ?1 THEN (o.idx + 1) * ?1 <= s.size ELSE o.idx * ?1 + o.length = s.size END")
-
-_USED: Final = "(SELECT COALESCE(SUM(u.n), 0) FROM {table} u WHERE u.id = {row}.id AND u.size = {row}.size)"
-
-#: Slices counted higher than used, all of whose objects (there is one at least) are older than the fence.
-_WRONG: Final = f"""
-INSERT INTO wrong SELECT r.id, r.size, r.n, {_USED.format(table="use", row="r")} AS used FROM ref r
-WHERE r.n > 0 AND r.n > used AND (SELECT MAX(o.mtime) FROM object o WHERE o.id = r.id) <= ?1
-"""  # noqa: S608 - constants only
-
-#: The same number of uses at the second look.
-_WRONG_STILL: Final = f"SELECT id, size, n, used FROM wrong WHERE used = {_USED.format(table='again', row='wrong')}"  # noqa: S608
-_LEAKED_STILL: Final = """
-SELECT id, idx, length, bytes FROM leaked l WHERE NOT EXISTS (SELECT 1 FROM again a WHERE a.id = l.id)
-"""
-_ADD_USE: Final = "INSERT INTO {} VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1"
 
 
 class _Run:
@@ -258,7 +158,7 @@ class _Run:
         )
         await self._uses(ledger, "use")
         leaked: list[Row] = []
-        async for slice_id, index, length, size, kind in ledger.rows(_CLASSES, block_size, self.edge):
+        async for slice_id, index, length, size, kind in ledger.rows(CLASSES, block_size, self.edge):
             getattr(report, kind).count(size)
             if kind == "leaked":
                 leaked.append((slice_id, index, length, size))
@@ -266,12 +166,12 @@ class _Run:
                     ledger.add("INSERT INTO leaked VALUES (?, ?, ?, ?)", leaked)
                     leaked.clear()
         ledger.add("INSERT INTO leaked VALUES (?, ?, ?, ?)", leaked)
-        ledger.execute(_WRONG, self.edge)
+        ledger.execute(WRONG, self.edge)
         report.miscounted = ledger.one("SELECT COUNT(*) FROM wrong")
         if self.delete and (report.leaked.objects or report.miscounted):
             await self._uses(ledger, "again")
             await self._set_right(ledger)
-            await self._each("leaked objects", ledger.rows(_LEAKED_STILL), self._delete_object)
+            await self._each("leaked objects", ledger.rows(LEAKED_STILL), self._delete_object)
         await self._temporary_files()
 
     async def _listed(self) -> AsyncIterator[Row]:
@@ -310,14 +210,14 @@ class _Run:
                         yield s.id, s.size, 0
 
         # A compaction moves slices from chunks to delayed records; read in this order none is missed.
-        await ledger.fill(_ADD_USE.format(table), of_chunks())
+        await ledger.fill(ADD_USE.format(table), of_chunks())
         await ledger.fill(
-            _ADD_USE.format(table), ((slice_id, size, 1) async for slice_id, size in delayed_slices(store))
+            ADD_USE.format(table), ((slice_id, size, 1) async for slice_id, size in delayed_slices(store))
         )
 
     async def _set_right(self, ledger: Ledger) -> None:
         """Counts that are higher than their uses: members of packs that were never published, mostly."""
-        async for slice_id, size, seen, used in ledger.rows(_WRONG_STILL):
+        async for slice_id, size, seen, used in ledger.rows(WRONG_STILL):
             if not await set_references(self.meta.store, slice_id, size, seen, used):
                 continue
             self.report.corrected += 1
@@ -335,9 +235,9 @@ class _Run:
 
     async def _temporary_files(self) -> None:
         """What a put into a local folder leaves behind when its process is killed."""
-        folders = await asyncio.to_thread(_object_folders, self.volume.objects, self.volume.format.shards)
+        folders = await asyncio.to_thread(object_folders, self.volume.objects, self.volume.format.shards)
         for folder in folders:
-            self.report.temporary_files += await asyncio.to_thread(_sweep, folder, self.edge, self.delete)
+            self.report.temporary_files += await asyncio.to_thread(sweep, folder, self.edge, self.delete)
 
     # -- counters ------------------------------------------------------------------------------------------------
 
@@ -391,34 +291,6 @@ class _Run:
             self.progress(what, count)
 
 
-async def set_references(store: RecordStore, slice_id: int, size: int, seen: int | None, wanted: int) -> bool:
-    """Change the count of a slice from what was seen; False if somebody else changed it meanwhile."""
-    key: Key = k.sliceref(slice_id, size)
-    try:
-        await store.commit([(EXACT, key, seen)], [(PUT, key, wanted)])
-    except Conflict:
-        return False
-    return True
-
-
-async def set_counters(store: RecordStore, seen: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Change (usedSpace, totalInodes) from what was seen; False if somebody else changed them meanwhile."""
-    keys = (k.counter("usedSpace"), k.counter("totalInodes"))
-    checks = [(EXACT, key, value) for key, value in zip(keys, seen, strict=True)]
-    try:
-        await store.commit(checks, [(PUT, key, value) for key, value in zip(keys, wanted, strict=True)])
-    except Conflict:
-        return False
-    return True
-
-
-async def delayed_slices(store: RecordStore) -> AsyncIterator[tuple[int, int]]:
-    """(id, size) of slices that a compaction replaced; each holds its reference until its trash days are over."""
-    async for _, raw in store.scan(k.DELSLICES):
-        for slice_id, size in _DELAYED.iter_unpack(raw[: len(raw) // _DELAYED.size * _DELAYED.size]):
-            yield slice_id, size
-
-
 async def _items(found: dict[int, int]) -> AsyncIterator[tuple[int, int]]:
     for item in found.items():
         yield item
@@ -426,34 +298,3 @@ async def _items(found: dict[int, int]) -> AsyncIterator[tuple[int, int]]:
 
 async def _count(store: RecordStore, kind: str, wanted: Callable[[Key, int], bool]) -> int:
     return sum([wanted(key, value) async for key, value in store.scan(kind)])
-
-
-def _object_folders(objects: ObjectStore, shards: int) -> list[str]:
-    """The local folders that hold `chunks/`; none if the store isn't one of files."""
-    store: ObjectStore | None = objects
-    while store is not None and store.local_path("chunks/0") is None:
-        store = getattr(store, "store", None)  # decorators that change bytes, such as encryption
-    found: set[str] = set()
-    for number in range(1 if shards < 2 else 64 * shards):  # a shard is chosen by hash; so many names meet them all
-        path = store.local_path(f"chunks/{number}") if store is not None else None
-        if path is not None:
-            found.add(os.path.dirname(path))
-    return sorted(found)
-
-
-def _sweep(folder: str, edge: float, delete: bool) -> int:
-    count = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            if not name.startswith(".jfs.") or ".tmp." not in name:
-                continue
-            path = os.path.join(base, name)
-            try:
-                if os.stat(path).st_mtime > edge:
-                    continue
-                if delete:
-                    os.unlink(path)
-            except FileNotFoundError:
-                continue
-            count += 1
-    return count
