@@ -27,6 +27,7 @@ class Features(NamedTuple):
     local_path: bool = False  # `local_path(key)` names a file that holds exactly the object's bytes
     copy: bool = False
     multipart: bool = False
+    times: bool = True  # `mtime` tells when the object was stored; False: some other time, such as now
 
 
 class ObjectStore(ABC):
