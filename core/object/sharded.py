@@ -45,6 +45,7 @@ class ShardedStore(ObjectStore):
         self.features = Features(
             ranges=all(store.features.ranges for store in stores),
             local_path=all(store.features.local_path for store in stores),
+            times=all(store.features.times for store in stores),
         )
 
     def store_of(self, key: str) -> ObjectStore:
