@@ -47,6 +47,13 @@ POINTS: Final[dict[str, str]] = {
     "delete.chunk-gone": "a chunk record is gone and its slices are uncounted, their objects are there",
     "delete.objects-gone": "the objects of a slice are gone, its count record is there",
     "delete.before-record": "all data of a removed file is gone, its delfile record is there",
+    "gc.listed": "a clean-up knows all objects, it has read no reference yet",
+    "gc.compared": "a clean-up knows objects and references, nothing is decided",
+    "gc.looked-twice": "a clean-up has read all references again, nothing is deleted",
+    "gc.count-set": "a clean-up has set a count right, the objects are there",
+    "gc.object-gone": "a clean-up has deleted one leaked object",
+    "gc.piece-stored": "what is left of a slice is stored anew, its chunk still names the old slice",
+    "gc.piece-moved": "a chunk names what was stored anew, the old slice is there",
 }
 
 _PART = re.compile(r"([a-z.-]+)=(kill|raise|delay\(([0-9.]+)\))(?::([1-9][0-9]*)(\+?))?")

@@ -29,7 +29,9 @@ class GcReport:
     Objects, each in one class: valid (a file uses it), compacted (replaced by a compaction, kept for the trash days),
     pending (its count says nobody uses it), leaked (nobody knows it), skipped (younger than the fence, or not ours).
     lost_files: inodes that don't exist any more but have slices. miscounted: slices whose count is higher than the
-    number of their uses. counters: (usedSpace, totalInodes) as stored and as counted, if they differ.
+    number of their uses. rewritten: chunks that used a little of a large slice and have it elsewhere now, with bytes.
+    remembered: objects of a store without times that a later run will know to be old.
+    counters: (usedSpace, totalInodes) as stored and as counted, if they differ.
     """
 
     delete: bool = False
@@ -40,6 +42,7 @@ class GcReport:
     leaked: Tally = field(default_factory=Tally)
     skipped: Tally = field(default_factory=Tally)
     compaction: Compacted | None = None
+    rewritten: Tally = field(default_factory=Tally)
     stale_sessions: int = 0
     expired_trash: int = 0
     detached: int = 0
@@ -50,6 +53,7 @@ class GcReport:
     miscounted: int = 0
     corrected: int = 0
     temporary_files: int = 0
+    remembered: int = 0
     deleted: Tally = field(default_factory=Tally)
     failures: list[str] = field(default_factory=list)
     counters: tuple[tuple[int, int], tuple[int, int]] | None = None

@@ -10,14 +10,18 @@ import asyncio
 import calendar
 import logging
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from core.chunk.naming import block_key, parse_block_key
 from core.errors import FsError, SluiceError
+from core.failpoints import point
 from core.gc.local import object_folders, sweep
 from core.gc.records import delayed_slices, set_counters, set_references
 from core.gc.report import GcReport, Progress
+from core.gc.rewrite import rewrite_sparse
+from core.gc.seen import SCHEMA as SEEN_SCHEMA, read_book, store_clock_s, write_book
 from core.gc.tables import ADD_USE, CLASSES, LEAKED_STILL, SCHEMA, WRONG, WRONG_STILL
 from core.ledger import Ledger, Row
 from core.meta import keys as k
@@ -28,6 +32,7 @@ from core.meta.meta import Meta
 from core.meta.records import SLICE_BYTES, TRASH
 from core.meta.store import RecordStore
 from core.object.api import ObjectInfo
+from core.object.limited import TokenBucket
 from core.volume import Volume
 
 T = TypeVar("T")
@@ -40,36 +45,72 @@ DETACHED_S: Final = 24 * 3600
 
 async def collect(
     volume: Volume, *, delete: bool = False, compact: bool = False, threads: int = 10, min_age_s: float = FENCE_S,
-    progress: Progress = lambda what, count: None,
+    deletions_per_s: float = 0, progress: Progress = lambda what, count: None,
 ) -> GcReport:  # fmt: skip
     """One run over a volume (opened writable if delete or compact). min_age_s 0 is right only if no other client is
-    at work. compact: merge every chunk that consists of more than one slice first.
+    at work. compact: merge every chunk that consists of more than one slice first, and move what is left of slices of
+    which little is in use. deletions_per_s: objects deleted per second at most; 0 is no limit.
 
     Single failures are collected in the report; a store that can't be reached raises.
     """
-    run = _Run(volume, delete, threads, min_age_s, progress)
-    await run.metadata()
-    if compact:
-        await run.compact()
-    with Ledger(SCHEMA) as ledger:
-        await run.objects(ledger)
-    await run.counters()
+    run = _Run(volume, delete, threads, min_age_s, deletions_per_s, progress)
+    await run.measure_age()
+    with run.deleting_slowly():
+        await run.metadata()
+        if compact:
+            await run.compact()
+        with Ledger(SCHEMA + SEEN_SCHEMA) as ledger:
+            await run.objects(ledger)
+        await run.counters()
     return run.report
 
 
 class _Run:
     """One run; the parts in the order of their calls."""
 
-    def __init__(self, volume: Volume, delete: bool, threads: int, min_age_s: float, progress: Progress) -> None:
+    def __init__(
+        self, volume: Volume, delete: bool, threads: int, min_age_s: float, per_s: float, progress: Progress
+    ) -> None:  # fmt: skip
         self.volume = volume
         self.meta: Meta = volume.meta
         self.delete = delete
         self.threads = max(1, threads)
         self.min_age_s = min_age_s
-        self.now = volume.meta.clock_ns() / 1e9
+        self.now = self._clock_s()
+        #: Objects stored later than this are young.
         self.edge = self.now - min_age_s
         self.progress = progress
         self.report = GcReport(delete)
+        self._pace = TokenBucket(per_s) if per_s > 0 else None
+
+    def _clock_s(self) -> float:
+        return self.meta.clock_ns() / 1e9
+
+    async def measure_age(self) -> None:
+        """Before anything is listed: what is put from now on is young by the store's own clock."""
+        if not self.volume.objects.features.times and not self.min_age_s:
+            self.edge = float("inf")
+        elif self.delete:
+            self.edge = await store_clock_s(self.volume.objects, self.now) - self.min_age_s
+
+    @contextmanager
+    def deleting_slowly(self) -> Iterator[None]:
+        """Everything that this run has deleted, also by the engine, keeps to the pace."""
+        remove, pace = self.meta.remove_slice, self._pace
+        if pace is None or remove is None:
+            yield
+            return
+        block_size = self.volume.format.block_size
+
+        async def slowly(slice_id: int, size: int) -> None:
+            await pace.take(-(-size // block_size))
+            await remove(slice_id, size)
+
+        self.meta.remove_slice = slowly
+        try:
+            yield
+        finally:
+            self.meta.remove_slice = remove
 
     # -- what records alone tell ---------------------------------------------------------------------------------
 
@@ -143,6 +184,7 @@ class _Run:
             progress=lambda seen: self._show("chunks compacted", seen.compacted),
         )  # fmt: skip
         self.report.failures += report.failures
+        await rewrite_sparse(self.volume, self.report, self.threads, self.progress)
         await self._idle()
 
     # -- objects against records ---------------------------------------------------------------------------------
@@ -151,12 +193,18 @@ class _Run:
         report, store = self.report, self.meta.store
         block_size = self.volume.format.block_size
         await ledger.fill("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", self._listed())
+        await point("gc.listed")
         # Counts before uses: a use that comes while they are read makes a count look too low, never too high.
         await ledger.fill(
             "INSERT OR REPLACE INTO ref VALUES (?, ?, ?)",
             ((key[1], key[2], n) async for key, n in store.scan(k.SLICEREF)),
         )
         await self._uses(ledger, "use")
+        if not self.volume.objects.features.times and self.min_age_s:
+            await read_book(self.volume.objects, ledger)
+            if self.delete:
+                report.remembered = await write_book(self.volume.objects, ledger)
+        await point("gc.compared")
         leaked: list[Row] = []
         async for slice_id, index, length, size, kind in ledger.rows(CLASSES, block_size, self.edge):
             getattr(report, kind).count(size)
@@ -170,8 +218,9 @@ class _Run:
         report.miscounted = ledger.one("SELECT COUNT(*) FROM wrong")
         if self.delete and (report.leaked.objects or report.miscounted):
             await self._uses(ledger, "again")
+            await point("gc.looked-twice")
             await self._set_right(ledger)
-            await self._each("leaked objects", ledger.rows(LEAKED_STILL), self._delete_object)
+            await self._each("leaked objects", ledger.rows(LEAKED_STILL, block_size), self._delete_object)
         await self._temporary_files()
 
     async def _listed(self) -> AsyncIterator[Row]:
@@ -184,9 +233,13 @@ class _Run:
             if block is None or block_key(*block, hashed) != info.key:
                 report.skipped.count(info.size)
                 continue
-            if not info.mtime or not info.size:  # some stores list objects that are still being written so
+            if not info.size or (
+                not info.mtime and self.volume.objects.features.times
+            ):  # some stores list objects that are still being written so
                 info = await self._looked_at(info)
-            yield *block, info.size, info.mtime or self.now + 1
+            # Of a store without times: it was there at this moment, not later.
+            known = info.mtime if self.volume.objects.features.times else self._clock_s()
+            yield *block, info.size, known or self.now + 1
 
     async def _looked_at(self, info: ObjectInfo) -> ObjectInfo:
         try:
@@ -221,6 +274,7 @@ class _Run:
             if not await set_references(self.meta.store, slice_id, size, seen, used):
                 continue
             self.report.corrected += 1
+            await point("gc.count-set")
             log.info("slice %d: counted %d times, used %d times; set right", slice_id, seen, used)
             if not used:
                 blocks = ledger.execute("SELECT COUNT(*), SUM(bytes) FROM object WHERE id = ?", slice_id)[0]
@@ -230,8 +284,11 @@ class _Run:
 
     async def _delete_object(self, row: Row) -> None:
         slice_id, index, length, size = row
+        if self._pace is not None:
+            await self._pace.take(1)
         await self.volume.objects.delete(block_key(slice_id, index, length, self.volume.format.hash_prefix))
         self.report.deleted.count(size)
+        await point("gc.object-gone")
 
     async def _temporary_files(self) -> None:
         """What a put into a local folder leaves behind when its process is killed."""

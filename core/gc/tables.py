@@ -17,7 +17,10 @@ CREATE TABLE use (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late
 CREATE TABLE again (id INT, size INT, late INT, n INT, PRIMARY KEY (id, size, late)) WITHOUT ROWID;
 """
 
-# Block size is parameter 1, the fence parameter 2. A block belongs to a slice of its id if the slice has such a block.
+# A block belongs to a slice of its id if the slice has such a block.
+_FITS: Final = "CASE WHEN o.length = ?1 THEN (o.idx + 1) * ?1 <= s.size ELSE o.idx * ?1 + o.length = s.size END"
+
+#: Parameters: the block size, the youngest time that isn't young.
 CLASSES: Final = """
 SELECT o.id, o.idx, o.length, o.bytes, CASE
   WHEN EXISTS (SELECT 1 FROM use s WHERE s.id = o.id AND s.late = 0 AND {fits}) THEN 'valid'
@@ -25,7 +28,7 @@ SELECT o.id, o.idx, o.length, o.bytes, CASE
   WHEN EXISTS (SELECT 1 FROM ref s WHERE s.id = o.id AND {fits}) THEN 'pending'
   WHEN o.mtime > ?2 THEN 'skipped' ELSE 'leaked' END
 FROM object o
-""".replace("{fits}", "CASE WHEN o.length = ?1 THEN (o.idx + 1) * ?1 <= s.size ELSE o.idx * ?1 + o.length = s.size END")
+""".replace("{fits}", _FITS)
 
 _USED: Final = "(SELECT COALESCE(SUM(u.n), 0) FROM {table} u WHERE u.id = {row}.id AND u.size = {row}.size)"
 
@@ -37,7 +40,8 @@ WHERE r.n > 0 AND r.n > used AND (SELECT MAX(o.mtime) FROM object o WHERE o.id =
 
 #: The same number of uses at the second look.
 WRONG_STILL: Final = f"SELECT id, size, n, used FROM wrong WHERE used = {_USED.format(table='again', row='wrong')}"  # noqa: S608
+#: Parameter: the block size.
 LEAKED_STILL: Final = """
-SELECT id, idx, length, bytes FROM leaked l WHERE NOT EXISTS (SELECT 1 FROM again a WHERE a.id = l.id)
-"""
+SELECT id, idx, length, bytes FROM leaked o WHERE NOT EXISTS (SELECT 1 FROM again s WHERE s.id = o.id AND {fits})
+""".replace("{fits}", _FITS)
 ADD_USE: Final = "INSERT INTO {} VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1"

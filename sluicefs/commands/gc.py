@@ -13,7 +13,10 @@ from typing import Any
 import click
 
 from core.config import format_size
-from core.gc import GcReport, collect, fence_s
+from core.errors import ConfigError
+from core.gc import SKIP_VARIABLE, GcReport, collect, fence_s
+from core.meta import keys as k
+from core.volume import Volume
 from sluicefs.cli import command
 from sluicefs.options import meta_argument, option, store_override, volume_options
 from sluicefs.output import attended, note, report_error, show, table
@@ -41,21 +44,31 @@ _FOUND = (
 @click.option("--delete", is_flag=True, help="Remove leaked objects, due trash and data of removed files.")
 @click.option("--compact", is_flag=True, help="Merge the slices of files that were written in pieces, first.")
 @option("--threads", "-p", type=click.IntRange(1, 1000), default=10, help="Deletions and merges at the same time.")
+@option("--rate", type=click.FloatRange(0), default=0, help="Objects deleted per second at most; 0 is no limit.")
+@click.option("--force", is_flag=True, help="Delete without a fence although clients are at work (see below).")
 @store_override
-def gc_command(meta_url: str, delete: bool, compact: bool, threads: int, **client: Any) -> int:
-    """Find objects that no file uses. Nothing is removed without --delete. JFS_GC_SKIPPEDTIME (3600): seconds for
-    which a new object is left alone."""
-    young = fence_s()
-    return run(_gc(meta_url, delete, compact, threads, young, volume_options(client)))
+def gc_command(
+    meta_url: str, delete: bool, compact: bool, threads: int, rate: float, force: bool, **client: Any
+) -> int:  # fmt: skip
+    """Find objects that no file uses. Nothing is removed without --delete. Killed or interrupted, it can be started
+    again at any time, also twice at once.
+
+    JFS_GC_SKIPPEDTIME (3600): seconds for which a new object is left alone, because somebody may be about to say whose
+    it is. It must be longer than the longest upload; 0 is refused while clients are registered."""
+    return run(_gc(meta_url, delete, compact, threads, rate, force, fence_s(), volume_options(client)))
 
 
 async def _gc(
-    meta_url: str, delete: bool, compact: bool, threads: int, young: float, client: dict[str, Any]
+    meta_url: str, delete: bool, compact: bool, threads: int, rate: float, force: bool, young: float,
+    client: dict[str, Any],
 ) -> int:  # fmt: skip
     async with opened(meta_url, session=False, read_only=not (delete or compact), **client) as volume:
+        if delete and not young and not force:
+            await _require_alone(volume)
         progress = _progress if attended() else _quiet
         report = await collect(
-            volume, delete=delete, compact=compact, threads=threads, min_age_s=young, progress=progress
+            volume, delete=delete, compact=compact, threads=threads, min_age_s=young, deletions_per_s=rate,
+            progress=progress,
         )  # fmt: skip
     if attended():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
@@ -65,6 +78,18 @@ async def _gc(
     if not delete and _leftovers(report):
         note("`sluice gc --delete META-URL` removes what is left over")
     return 1 if report.failures else 0
+
+
+async def _require_alone(volume: Volume) -> None:
+    """Without a fence an object that somebody has just stored, and not yet named, would look like nobody's."""
+    now = volume.meta.clock_ns() / 1e9
+    alive = [key[1] async for key, expiry in volume.meta.store.scan(k.SESSION) if expiry >= now]
+    if alive:
+        raise ConfigError(
+            f"{SKIP_VARIABLE}=0 leaves no time between storing and naming an object, and {len(alive)} clients are at "
+            "work (`sluice status` tells which): stop them, or wait a minute if they were killed, or give a time "
+            "longer than their longest upload, or say --force if none of them writes"
+        )
 
 
 def document(report: GcReport) -> dict[str, Any]:
@@ -96,6 +121,10 @@ def _text(report: GcReport) -> str:
             *report.counters[0], *report.counters[1]))  # fmt: skip
     if report.compaction is not None:
         lines.append(f"compacted: {report.compaction.compacted} chunks, {report.compaction.removed} slices fewer")
+    if report.rewritten.objects:
+        lines.append(f"moved out of mostly unused slices: {format_size(report.rewritten.bytes)}")
+    if report.remembered:
+        lines.append(f"the store can't tell how old objects are; {report.remembered} are remembered for the next run")
     if report.delete:
         lines.append(f"deleted: {report.deleted.objects} objects, {format_size(report.deleted.bytes)}")
     return "\n".join(lines)

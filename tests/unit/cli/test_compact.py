@@ -96,7 +96,7 @@ def test_a_compaction_that_dies_leaves_what_gc_finds(sluice: Sluice, volume: str
     now = {"JFS_GC_SKIPPEDTIME": "0"}
     report = sluice("gc", volume, "--output", "json", env=now).json
     assert report["leaked"]["objects"] > 0 or report["unusedSlices"] > 0
-    assert sluice("gc", volume, "--delete", "--compact", env=now).code == 0
+    assert sluice("gc", volume, "--delete", "--compact", "--force", env=now).code == 0
     assert slices(tmp_path) == 3
     assert sluice("fsck", volume).code == 0
     report = sluice("gc", volume, "--output", "json", env=now).json
