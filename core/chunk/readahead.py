@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read-ahead of one reader: blocks that a sequential stream will want next are fetched before it asks.
 
-`Window` decides (pure), `ReadStream` does. Source: data-path §9.3: one block at the start of a file or of a sequence,
-doubled while the reader keeps going and memory is there, halved when memory is short, at most 8 blocks.
+`Window` decides how far, `ReadPool` what the link needs and memory allows, `ReadStream` does it. Source: data-path
+§9.3. What the first request of a stream wants is fetched beside its block, so that the first byte costs one round trip
+and not the time of a block.
 
-Memory: each block that is held or under way is charged to the budget; what isn't free isn't fetched ahead. A demand
-is served in any case (`BlockReader.fetch`).
+Memory: each part that is held or under way is charged to the budget, until the reader comes back for what follows it.
+What isn't free isn't fetched ahead. A demand is served in any case (`BlockReader`).
 """
 
 from __future__ import annotations
@@ -14,83 +15,77 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final
 
 from core.chunk.api import FileRange
 from core.chunk.buffers import MemoryBudget
 from core.chunk.naming import BlockId
 from core.chunk.store import BlockSliceStore
 from core.chunk.transfer import BlockError
-from core.meta.records import CHUNK_SIZE, Slice
+from core.chunk.window import Window
+from core.errors import FsError
+from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Slice
 from core.object.api import Buffer
 
 #: Visible pieces (`slices.pieces_for`) of bytes [start, end) of chunk `index`; id 0 is zeros. May ask the metadata.
 PiecesOf = Callable[[int, int, int], Awaitable[Sequence[Slice]]]
 
+#: A first request up to this part of a block travels beside the block, which is fetched whole all the same: its
+#: checksum is one of the whole object.
+FIRST_SHARE: Final = 16
+
 _position = itemgetter(0)
 _ZEROS = memoryview(bytes(1 << 20))
 
 
-class Window:
-    """How far ahead of a reader to fetch. `seen(offset, length, short)` returns the window in bytes."""
+class _Part:
+    """Bytes [start, stop) of a block, here or on their way, for file offsets [begin, end)."""
 
-    def __init__(self, block_size: int, maximum: int) -> None:
-        self.size = 0
-        self._block = block_size
-        self._max = maximum
-        self._last = 0  # where the reader stood after its last request
-        self._total = 0  # bytes it read in sequence
-        self._started = False
+    __slots__ = ("begin", "end", "start", "stop", "task")
 
-    def seen(self, offset: int, length: int, *, short_of_memory: bool = False) -> int:
-        forward = self._last <= offset <= self._last + self.size + self._block
-        backward = self._last - max(self.size // 8, self._block) <= offset < self._last
-        if not self._started or not (forward or backward):
-            sequential = offset == 0
-            self.size, self._total = 0, 0
-        else:
-            sequential = offset == 0 or self._total > 0
-        self._started = True
-        self._total += length
-        self._last = max(self._last, offset + length) if backward else offset + length
-        if not self.size:
-            if sequential and self._max >= self._block and not short_of_memory:
-                self.size = self._block
-        elif short_of_memory:
-            self.size = self.size // 2 if self.size >= 2 * self._block else 0
-        elif self.size < self._max and self._total >= self.size:
-            self.size = min(self.size * 2, self._max)
-        return self.size
+    def __init__(self, task: asyncio.Task[Buffer], start: int, stop: int, begin: int, end: int) -> None:
+        self.task = task
+        self.start, self.stop = start, stop
+        self.begin, self.end = begin, end
 
 
-class _Held(NamedTuple):
-    """A block that was fetched for this stream, or is on its way. end: file offset after its last wanted byte."""
+class _Chunk:
+    """Pieces of a chunk, from its begin to `end`."""
 
-    task: asyncio.Task[Buffer]
-    end: int
+    __slots__ = ("end", "pieces")
+
+    def __init__(self, pieces: Sequence[Slice], end: int) -> None:
+        self.pieces = pieces
+        self.end = end
 
 
 class ReadStream:
     """Reads one file for one reader (a response body, an open handle). One request at a time; `close` it.
 
-    pieces_of: where the bytes of a chunk lie. length: of the file; nothing is fetched behind it. local_files: hand
-    out `FileRange`s where possible (for sendfile).
+    pieces_of: where the bytes of a chunk lie. length: of the file; nothing is fetched behind it. wanted: so many bytes
+    will be read from the first offset on, so there is nothing to find out.
     """
 
     def __init__(
-        self, store: BlockSliceStore, pieces_of: PiecesOf, length: int, *, max_window: int | None = None
-    ) -> None:
+        self, store: BlockSliceStore, pieces_of: PiecesOf, length: int, *, max_window: int | None = None,
+        wanted: int = 0,
+    ) -> None:  # fmt: skip
         self.length = length
         self._store = store
         self._budget: MemoryBudget = store.budget
+        self._pool = store.streams
         self._pieces_of = pieces_of
         self._block_size = store.block_size
-        budget_share = self._budget.limit * 4 // 5
-        self._window = Window(store.block_size, min(max_window or 8 * store.block_size, budget_share))
-        self._held: dict[BlockId, _Held] = {}
+        self._window = Window(store.block_size, min(max_window or 1 << 62, self._budget.limit * 4 // 5))
+        self._wanted = wanted
+        self._parts: dict[BlockId, list[_Part]] = {}
+        self._reading: _Part | None = None  # its bytes are in the reader's hands
         self._ahead = 0  # file offset up to which read-ahead was started
+        self._behind = 1 << 62  # the same of a reader that goes backwards
         self._next = 0  # where a sequential reader asks next
-        self._chunk: tuple[int, int, Sequence[Slice]] | None = None  # index, end, pieces from 0 to the end
+        self._waited = True
+        self._chunks: dict[int, _Chunk] = {}
+        self._looking: asyncio.Task[None] | None = None  # for the pieces of the next chunk
 
     async def read_some(self, offset: int, limit: int) -> Buffer:
         """Between 1 and `limit` bytes at offset, as many as lie in one block, without copying; b"" at the end."""
@@ -101,20 +96,30 @@ class ReadStream:
         if not piece.id:
             return _ZEROS[: min(piece.length, len(_ZEROS))]
         block, boff, n = self._locate(piece)
+        self._reading = None
         found = self._store.read_cached(piece.id, piece.size, piece.off, n)
-        window = self._window.seen(offset, n, short_of_memory=self._is_short())
+        if self._wanted:
+            self._window.open(min(self._wanted, self._pool.cap()))
+            self._wanted = 0
+        window = self._window.seen(
+            offset, n, cap=self._pool.cap(), waited=self._waited, short_of_memory=self._is_short()
+        )
+        self._waited = False
+        self._let_go(offset, n, window)
         if offset != self._next:
-            self._ahead = 0  # a jump: look again at everything in the window
-            if not window:
-                self.close()
-        self._next = offset + n
+            self._ahead, self._behind = 0, 1 << 62  # a jump: look again at everything in the window
         if window:
-            await self._run_ahead(offset + n)
-        if self._held and found is None:
-            found = await self._from_held(block, boff, n)
+            self._pool.use(self)
+            if self._window.direction > 0:
+                self._run_ahead(offset, n, window)
+            else:
+                self._run_behind(offset, n, window)
+        if self._parts and found is None:
+            found = await self._from_parts(block, boff, n)
         if found is None:
+            self._waited = True
             found = await self._store.read(piece.id, piece.size, piece.off, n)
-        self._let_go(offset + n)
+        self._next = offset + len(found)
         return found
 
     async def read(self, offset: int, length: int) -> Buffer:
@@ -151,29 +156,85 @@ class ReadStream:
     def invalidate(self, length: int) -> None:
         """The file changed: forget where its bytes lie and what was fetched; `length` is the new one."""
         self.length = length
-        self._chunk = None
+        self._chunks.clear()
         self.close()
 
     def close(self) -> None:
         """Drop what was fetched ahead and stop what is on its way. Never waits; may be called again."""
-        for block in list(self._held):
-            self._drop(block)
-        self._ahead = 0
+        for block, parts in self._parts.items():
+            for part in parts:
+                self._drop(block, part)
+        self._parts.clear()
+        self._reading = None
+        self._ahead, self._behind = 0, 1 << 62
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        self._pool.leave(self)
 
-    # -- helpers ----------------------------------------------------------------------------------------------------
+    def give_back(self, n: int) -> int:
+        """See `readpool.Holder`. What the reader has in hands stays."""
+        freed = 0
+        rest = [(part.begin, block, part) for block, parts in self._parts.items() for part in parts]
+        rest.sort(key=_position, reverse=self._window.direction > 0)
+        for begin, block, part in rest:
+            if freed >= n:
+                break
+            if part is self._reading:
+                continue
+            if part.task.done():
+                freed += part.stop - part.start
+            self._forget(block, part)
+            if self._window.direction > 0:
+                self._ahead = min(self._ahead, begin)
+            else:
+                self._behind = max(self._behind, part.end)
+        return freed
+
+    # -- where the bytes lie ----------------------------------------------------------------------------------------
 
     async def _piece_at(self, offset: int, limit: int) -> Slice:
         """The piece that begins exactly at a file offset, at most `limit` bytes of it."""
         index, pos = divmod(offset, CHUNK_SIZE)
-        known = self._chunk
-        if known is None or known[0] != index or pos >= known[1]:
-            # The whole chunk at once: the next requests won't need to ask again.
-            end = min(CHUNK_SIZE, self.length - index * CHUNK_SIZE)
-            known = self._chunk = (index, end, await self._pieces_of(index, 0, end))
-        pieces = known[2]
+        known = self._chunks.get(index)
+        if known is None or pos >= known.end:
+            known = await self._look(index)
+        return self._piece_in(known, pos, limit)
+
+    @staticmethod
+    def _piece_in(chunk: _Chunk, pos: int, limit: int) -> Slice:
+        pieces = chunk.pieces
         piece = pieces[bisect_right(pieces, pos, key=_position) - 1]
         skip = pos - piece.pos
         return Slice(pos, piece.id, piece.size, piece.off + skip, min(piece.length - skip, limit))
+
+    async def _look(self, index: int) -> _Chunk:
+        """The pieces of a whole chunk: the next requests won't need to ask again."""
+        end = min(CHUNK_SIZE, self.length - index * CHUNK_SIZE)
+        found = _Chunk(await self._pieces_of(index, 0, end), end)
+        chunks = self._chunks
+        for old in [i for i in chunks if abs(i - index) > 1]:
+            del chunks[old]
+        chunks[index] = found
+        return found
+
+    def _chunk_nowait(self, index: int) -> _Chunk | None:
+        """The pieces of a chunk if they are known, else somebody goes for them: a wait at each border of chunks would
+        let the link run dry every 64 MiB."""
+        known = self._chunks.get(index)
+        if known is None and self._looking is None:
+
+            async def look() -> None:
+                try:
+                    await self._look(index)
+                except (FsError, OSError):
+                    pass  # who reads there will hear of it
+                finally:
+                    if self._looking is asyncio.current_task():
+                        self._looking = None
+
+            self._looking = asyncio.get_running_loop().create_task(look())
+        return known
 
     def _locate(self, piece: Slice) -> tuple[BlockId, int, int]:
         """The block in which a piece begins, where in it, and how many bytes of the piece lie in it."""
@@ -188,76 +249,131 @@ class ReadStream:
         n = self._locate(piece)[2]
         return self._store.local_range(piece.id, piece.size, piece.off, n)
 
-    async def _from_held(self, block: BlockId, boff: int, n: int) -> Buffer | None:
-        held = self._held.get(block)
-        if held is None:
-            return None
-        try:
-            data = await asyncio.shield(held.task)
-        except BlockError:
-            self._drop(block)  # a demand of its own tries again and tells the error
-            return None
-        return data if n == len(data) else memoryview(data)[boff : boff + n]
+    # -- fetching ---------------------------------------------------------------------------------------------------
 
-    async def _run_ahead(self, position: int) -> None:
-        """Start fetching blocks of [position - 1, position + window) that aren't held or cached."""
-        end = min(position + self._window.size, self.length)
-        at = max(position - 1, self._ahead)
-        # Only within the chunk whose pieces are known: crossing a border costs one wait there, every 64 MiB.
-        known = self._chunk
-        while at < end and known is not None:
+    def _run_ahead(self, offset: int, n: int, window: int) -> None:
+        """Have the parts of [offset, offset + n + window) on their way that aren't held or cached."""
+        end = min(offset + n + window, self.length)
+        at = max(offset, self._ahead)
+        while at < end:
             index, pos = divmod(at, CHUNK_SIZE)
-            if index != known[0] or pos >= known[1]:
+            chunk = self._chunk_nowait(index)
+            if chunk is None or pos >= chunk.end:
                 break
-            piece = await self._piece_at(at, end - at)
-            n = piece.length
-            if piece.id:
-                block, boff, n = self._locate(piece)
-                if not self._want(block, at + n):
-                    break
-                n = min(piece.length, block[2] - boff)
-            at += n
-        self._ahead = max(at, position)
+            piece = self._piece_in(chunk, pos, CHUNK_SIZE)
+            if not piece.id:
+                at += piece.length
+                continue
+            block, boff, m = self._locate(piece)
+            first = n if at == offset and not self._parts and n * FIRST_SHARE <= m else 0
+            if not self._want(block, boff, m, at, first):
+                break
+            at += m
+        self._ahead = max(at, offset)
 
-    def _want(self, block: BlockId, end: int) -> bool:
-        """Have a block on its way; False if there is no memory for it."""
-        held = self._held.get(block)
-        if held is not None:
-            if end > held.end:
-                self._held[block] = held._replace(end=end)
+    def _run_behind(self, offset: int, n: int, window: int) -> None:
+        """The same for a reader that goes backwards: [offset - window, offset + n), from its end."""
+        low = max(offset - window, 0)
+        at = min(offset + n, self._behind)
+        while at > low:
+            index, pos = divmod(at - 1, CHUNK_SIZE)
+            chunk = self._chunk_nowait(index)
+            if chunk is None or pos >= chunk.end:
+                break
+            whole = chunk.pieces[bisect_right(chunk.pieces, pos, key=_position) - 1]
+            skip = pos - whole.pos  # of the last byte, in its piece
+            m = skip + 1
+            if whole.id:
+                # As much of the piece as lies in the block of that byte.
+                m = min(m, (whole.off + skip) % self._block_size + 1)
+                part = Slice(whole.pos, whole.id, whole.size, whole.off + skip + 1 - m, m)
+                block, boff, m = self._locate(part)
+                if not self._want(block, boff, m, at - m, 0):
+                    break
+            at -= m
+        self._behind = min(at, offset + n)
+
+    def _want(self, block: BlockId, boff: int, m: int, at: int, first: int) -> bool:
+        """Have bytes [boff, boff + m) of a block on their way, the file's at `at`; False if memory is missing for them.
+        first: so many of them in a request of their own as well."""
+        for part in self._parts.get(block, ()):
+            if part.start <= boff and boff + m <= part.stop:
+                part.begin, part.end = min(part.begin, at), max(part.end, at + m)
+                return True
+        base = block[1] * self._block_size
+        if self._store.read_cached(block[0], base + block[2], base + boff, 1):
             return True
-        if self._store.read_cached(block[0], block[1] * self._block_size + block[2], block[1] * self._block_size, 1):
-            return True
-        if not self._budget.try_charge(block[2]):
+        reader = self._store.reader
+        start, stop = boff, boff + m
+        if not reader.partial(block):
+            start, stop = 0, block[2]
+        if first and reader.ranges and self._pool.try_charge(first):
+            self._add(block, boff, boff + first, at, at + first)
+        if not self._pool.try_charge(stop - start):
             return False
-        task = asyncio.get_running_loop().create_task(self._fetch(block))
-        self._held[block] = _Held(task, end)
+        self._add(block, start, stop, at, at + m)
         return True
 
-    async def _fetch(self, block: BlockId) -> Buffer:
-        cache = self._store.cache
-        if cache is not None:
-            found = await cache.get(block, 0, block[2])
-            if found is not None:
-                return found
-        return await self._store.reader.fetch(block, charged=True)
+    def _add(self, block: BlockId, start: int, stop: int, begin: int, end: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._store.reader.fetch_part(block, start, stop - start))
+        self._parts.setdefault(block, []).append(_Part(task, start, stop, begin, end))
 
-    def _let_go(self, position: int) -> None:
-        """Drop blocks that lie completely behind the reader (it got its bytes; they live as long as it holds them)."""
-        if not self._held:
-            return
-        for block in [b for b, held in self._held.items() if held.end <= position]:
-            self._drop(block)
+    async def _from_parts(self, block: BlockId, boff: int, n: int) -> Buffer | None:
+        for part in self._parts.get(block, ()):
+            if part.start <= boff < part.stop:
+                break
+        else:
+            return None
+        self._reading = part
+        if not part.task.done():
+            self._waited = True
+        try:
+            data = await asyncio.shield(part.task)
+        except BlockError:
+            self._reading = None
+            self._forget(block, part)  # a demand of its own tries again and tells the error
+            return None
+        boff -= part.start
+        n = min(n, len(data) - boff)
+        return data if n == len(data) else memoryview(data)[boff : boff + n]
 
-    def _drop(self, block: BlockId) -> None:
-        held = self._held.pop(block, None)
-        if held is None:
+    # -- letting go -------------------------------------------------------------------------------------------------
+
+    def _let_go(self, offset: int, n: int, window: int) -> None:
+        """Drop what a reader that asks for [offset, offset + n) won't want: what it has passed, and after a jump what
+        lies elsewhere."""
+        if not self._parts:
             return
-        budget, n = self._budget, block[2]
-        if held.task.done():
+        if self._window.direction > 0:
+            low, high = offset, offset + n + window + 2 * self._block_size
+        else:
+            low, high = offset - window - 2 * self._block_size, offset + n
+        passed = [
+            (block, part)
+            for block, parts in self._parts.items()
+            for part in parts
+            if part.end <= low or part.begin >= high
+        ]
+        for block, part in passed:
+            self._forget(block, part)
+        if not self._parts and not window:
+            self._pool.leave(self)
+
+    def _forget(self, block: BlockId, part: _Part) -> None:
+        parts = self._parts.get(block)
+        if parts is None or part not in parts:
+            return
+        parts.remove(part)
+        if not parts:
+            del self._parts[block]
+        self._drop(block, part)
+
+    def _drop(self, block: BlockId, part: _Part) -> None:
+        budget, n = self._budget, part.stop - part.start
+        if part.task.done():
             budget.release(n)
-            if not held.task.cancelled():
-                held.task.exception()
+            if not part.task.cancelled():
+                part.task.exception()
             return
 
         def ended(task: asyncio.Task[Buffer]) -> None:
@@ -265,8 +381,12 @@ class ReadStream:
             if not task.cancelled():
                 task.exception()
 
-        held.task.add_done_callback(ended)
-        held.task.cancel()
+        part.task.add_done_callback(ended)
+        part.task.cancel()
 
     def _is_short(self) -> bool:
         return self._budget.used > self._budget.limit * 9 // 10
+
+
+# A chunk is the unit of the metadata, and offsets are split by division above.
+assert 1 << CHUNK_BITS == CHUNK_SIZE

@@ -20,6 +20,7 @@ from core.chunk.memcache import MemoryCache
 from core.chunk.naming import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, BlockId, iter_blocks
 from core.chunk.packer import IN_FLIGHT_LOCAL, IN_FLIGHT_REMOTE, Packer
 from core.chunk.reader import SMALL_OBJECT, BlockReader
+from core.chunk.readpool import ReadPool
 from core.chunk.transfer import BlockError, Transfer
 from core.chunk.writer import BlockSliceWriter, first_buffer_size
 from core.errors import ConfigError, FsError, ObjectError
@@ -83,6 +84,7 @@ class BlockSliceStore:
             clock=clock or SystemClock(),
         )
         self.reader = BlockReader(self._transfer, self.budget, hot, cache, prefetch_workers=prefetch)
+        self.streams = ReadPool(self.budget, block_size, self._transfer.link)
         self._new_slice_id = new_slice_id
         # A writer that runs ahead of a local disk only fills fresh memory, and clearing 4 MiB costs as much as writing
         # them: with 16 blocks under way 64 MiB took 1.5 to 3 times as long as with 4 (bench/chunk.py write). Far away

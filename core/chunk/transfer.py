@@ -15,12 +15,14 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from core.chunk.clock import Clock
 from core.chunk.encoding import Codec
+from core.chunk.link import LinkMeter
 from core.chunk.naming import BlockId, block_key
 from core.errors import DataCorrupt, FsError, ObjectError, ObjectNotFound
 from core.object.api import Buffer, ObjectStore
@@ -66,6 +68,8 @@ class Transfer:
         self.objects = objects
         self.codec = codec
         self.hash_prefix = hash_prefix
+        #: What downloads show of the way to the store.
+        self.link = LinkMeter()
         #: Parts of objects can be fetched and mean parts of blocks.
         self.ranges = codec.plain and objects.features.ranges
         self._uploads = asyncio.Semaphore(max(max_uploads, 1))
@@ -127,7 +131,7 @@ class Transfer:
                 await self._clock.sleep(read_backoff(attempt))
             try:
                 async with self._downloads, asyncio.timeout(self._get_timeout_s):
-                    raw = await self.objects.get(key)
+                    raw = await self._metered(key, 0, None)
                 if self.codec.plain or n <= INLINE_DECODE:
                     return decode(raw, n)
                 return await asyncio.get_running_loop().run_in_executor(self._threads, decode, raw, n)
@@ -149,11 +153,22 @@ class Transfer:
         key = self.key(block)
         try:
             async with self._downloads, asyncio.timeout(self._get_timeout_s):
-                raw = await self.objects.get(key, off, length)
+                raw = await self._metered(key, off, length)
         except Exception as e:
             log.debug("%s: range request failed, trying the whole block: %s", _name(block, key), e)
             return None
         return raw if len(raw) == length else None
+
+    async def _metered(self, key: str, off: int, length: int | None) -> Buffer:
+        link, n = self.link, 0
+        link.begin()
+        began = time.monotonic()
+        try:
+            raw = await self.objects.get(key, off, length)
+            n = len(raw)
+            return raw
+        finally:
+            link.end(n, time.monotonic() - began)
 
     async def delete(self, block: BlockId) -> None:
         """Remove a block; a missing one is fine. Raises ObjectError."""

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies on their way in and out: a writer that turns a stream into slices, a reader that turns slices into a stream.
 
-Memory is bounded on both sides: the writer by the slice store's buffers, the reader by a window of block reads.
+Memory is bounded on both sides: the writer by the slice store's buffers, the reader by its read-ahead, which is charged
+to the same budget.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from core.chunk.api import FileRange, Piece, SliceStore, SliceWriter
+from core.chunk.readahead import ReadStream
+from core.chunk.store import BlockSliceStore
 from core.errors import FsError
 from core.failpoints import point
 from core.meta.meta import Meta
@@ -20,9 +23,6 @@ from core.meta.records import CHUNK_BITS, CHUNK_SIZE, Slice
 from core.meta.slices import pieces_for
 from core.object.api import Buffer
 
-#: Blocks read ahead of the consumer of one stream.
-WINDOW: Final = 8
-_ZEROS: Final = memoryview(bytes(1 << 20))
 #: Slices of one body that may still be uploading while the next one fills.
 _FINISHING: Final = 2
 
@@ -144,7 +144,7 @@ class ContentWriter:
 class RangeReader:
     """Streams one byte range of a file: pieces in order, local file ranges as they are, zeros for holes."""
 
-    def __init__(self, meta: Meta, slices: SliceStore, ino: int, chunk0: list[Slice] | None) -> None:
+    def __init__(self, meta: Meta, slices: BlockSliceStore, ino: int, chunk0: list[Slice] | None) -> None:
         self._meta = meta
         self._slices = slices
         self._ino = ino
@@ -152,74 +152,56 @@ class RangeReader:
 
     async def iterate(self, offset: int, length: int) -> AsyncIterator[Buffer | FileRange]:
         end = offset + length
-        while offset < end:
-            index = offset >> CHUNK_BITS
-            start = offset & (CHUNK_SIZE - 1)
-            stop = min(CHUNK_SIZE, start + end - offset)
-            async for part in self._chunk_range(index, start, stop):
-                offset += part.length if isinstance(part, FileRange) else len(part)
-                yield part
-
-    async def _records(self, index: int, *, fresh: bool = False) -> list[Slice]:
-        if fresh or index not in self._chunks:
-            self._chunks = {index: await self._meta.read_chunk(self._ino, index)}
-        return self._chunks[index]
-
-    async def _chunk_range(self, index: int, start: int, stop: int) -> AsyncIterator[Buffer | FileRange]:
         tries = 0
-        while start < stop:
-            records = await self._records(index, fresh=tries > 0)
+        while offset < end:
             try:
-                async for part in self._pieces(records, start, stop):
-                    start += part.length if isinstance(part, FileRange) else len(part)
+                if end - offset <= self._slices.block_size:
+                    one = await self._one(offset, end - offset)
+                    if one is not None:
+                        yield one
+                        return
+                async for part in self._stream(offset, end - offset):
+                    offset += part.length if isinstance(part, FileRange) else len(part)
+                    tries = 0
                     yield part
             except FsError:
                 # A compaction may have replaced the slices since they were looked up (data-path §9.6).
+                index = offset >> CHUNK_BITS
+                used = self._chunks.get(index)
+                self._chunks.clear()
                 tries += 1
-                if tries > 2 or await self._records(index, fresh=True) == records:
+                if tries > 2 or await self._records(index) == used:
                     raise
 
-    async def _pieces(self, records: list[Slice], start: int, stop: int) -> AsyncIterator[Buffer | FileRange]:
-        reads: deque[tuple[Slice, asyncio.Task[Buffer] | Buffer | FileRange]] = deque()
-        parts = self._split(pieces_for(records, start, stop))
+    async def _one(self, offset: int, length: int) -> Buffer | FileRange | None:
+        """The range if it lies in one block; most bodies do, and need no stream."""
+        index, start = offset >> CHUNK_BITS, offset & (CHUNK_SIZE - 1)
+        if start + length > CHUNK_SIZE:
+            return None
+        pieces = pieces_for(await self._records(index), start, start + length)
+        step = self._slices.block_size
+        _, slice_id, size, off, n = pieces[0]
+        if len(pieces) > 1 or not slice_id or off // step != (off + n - 1) // step:
+            return None
+        local = self._slices.local_range(slice_id, size, off, n)
+        return await self._slices.read(slice_id, size, off, n) if local is None else local
+
+    async def _stream(self, offset: int, length: int) -> AsyncIterator[Buffer | FileRange]:
+        stream = ReadStream(self._slices, self._pieces, offset + length, wanted=length)
         try:
-            more = True
-            while more or reads:
-                while more and len(reads) < WINDOW:
-                    part = next(parts, None)
-                    if part is None:
-                        more = False
-                    else:
-                        reads.append((part, self._start(part)))
-                if reads:
-                    s, head = reads.popleft()
-                    if isinstance(head, FileRange):
-                        # A compaction may have deleted the file while earlier parts were being sent.
-                        head = self._start(s)
-                    yield await head if isinstance(head, asyncio.Task) else head
+            async for part in stream.iter_range(offset, length, local_files=True):
+                yield part
         finally:
-            for _, left in reads:
-                if isinstance(left, asyncio.Task):
-                    left.cancel()
+            stream.close()
 
-    def _start(self, s: Slice) -> asyncio.Task[Buffer] | Buffer | FileRange:
-        if not s.id:
-            return _ZEROS[: s.length]
-        local = self._slices.local_range(s.id, s.size, s.off, s.length)
-        if local is not None:
-            return local
-        cached = self._slices.read_cached(s.id, s.size, s.off, s.length)
-        if cached is not None:
-            return cached
-        return asyncio.ensure_future(self._slices.read(s.id, s.size, s.off, s.length))
+    async def _pieces(self, index: int, start: int, end: int) -> Sequence[Slice]:
+        return pieces_for(await self._records(index), start, end)
 
-    def _split(self, pieces: list[Slice]) -> Iterator[Slice]:
-        """Cut at block borders (one read = one block) and holes into parts of the shared zero buffer."""
-        for s in pieces:
-            step = self._slices.block_size if s.id else len(_ZEROS)
-            at, left = s.off, s.length
-            while left:
-                n = min(left, step - at % step if s.id else step)
-                yield Slice(s.pos, s.id, s.size, at, n)
-                at += n
-                left -= n
+    async def _records(self, index: int) -> list[Slice]:
+        known = self._chunks.get(index)
+        if known is None:
+            known = await self._meta.read_chunk(self._ino, index)
+            for old in [i for i in self._chunks if abs(i - index) > 1]:
+                del self._chunks[old]
+            self._chunks[index] = known
+        return known

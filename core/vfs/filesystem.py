@@ -12,7 +12,8 @@ import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from core.chunk.api import FileRange, Piece, SliceStore
+from core.chunk.api import FileRange, Piece
+from core.chunk.store import BlockSliceStore
 from core.errors import FsError
 from core.meta import keys as k
 from core.meta.base import EXECUTE, show
@@ -49,7 +50,7 @@ def split(path: bytes) -> list[bytes]:
 class FileSystem:
     """One volume by path."""
 
-    def __init__(self, meta: Meta, slices: SliceStore, *, link_root: bytes = b"", umask: int = 0) -> None:
+    def __init__(self, meta: Meta, slices: BlockSliceStore, *, link_root: bytes = b"", umask: int = 0) -> None:
         self.meta = meta
         self.slices = slices
         self.umask = umask

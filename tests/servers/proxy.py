@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP proxy between a client and a database: far away, or cut at a chosen byte.
+"""A TCP proxy between a client and a server: far away, on a narrow link, or cut at a chosen byte.
 
 `CuttingProxy` lives in the loop of a test and counts bytes: after `arm(up=n)` it forwards n more bytes to the server
-and then resets both sides; `down=n` does the same to the answers. `DelayingProxy` is a process of its own
-(`python -m tests.servers.proxy LISTEN TARGET DELAY_MS`), so that it takes no time from the loop that is measured;
-threads, because the timers of an event loop have a resolution of a whole millisecond.
+and then resets both sides; `down=n` does the same to the answers. `DelayingProxy` and `LinkProxy` are processes of
+their own (`python -m tests.servers.proxy LISTEN TARGET DELAY_MS [LATENCY_MS MIB_PER_S]`), so that they take no time
+from the loop that is measured; threads, because the timers of an event loop have a resolution of a whole millisecond.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import queue
 import socket
 import struct
@@ -109,6 +111,107 @@ class DelayingProxy(Server):
         super().__init__(command, name="delaying proxy")
 
 
+class LinkProxy(Server):
+    """A link to a request-and-answer server: `latency_ms` per round trip, `mib_per_s` each way over all connections.
+
+    An answer begins `latency_ms` after the server began it, and a new connection costs one more; then bytes pass at
+    the link's rate (0 is no limit). So a request costs latency + size / rate, as it does far away, and no byte has to
+    be held back for that. The bytes go from socket to socket inside the kernel (splice(2)).
+    """
+
+    def __init__(self, target: int, latency_ms: float, mib_per_s: float = 0) -> None:
+        def command(port: int, folder: Path) -> list[str]:
+            numbers = (port, target, 0, latency_ms, mib_per_s)
+            return [sys.executable, "-m", "tests.servers.proxy", *map(str, numbers)]
+
+        super().__init__(command, name="link proxy")
+
+
+#: What a link that was idle may catch up, so that a sleep that lasted too long costs no rate.
+_BURST_S = 0.005
+_PIECE = 256 << 10
+_PIPE = 1 << 20
+
+
+class _Bandwidth:
+    """One direction of a link: a token bucket, first come, first served."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._rate = bytes_per_s
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, n: int) -> None:
+        """Wait until n bytes have passed."""
+        if not self._rate:
+            return
+        with self._lock:
+            now = time.perf_counter()
+            self._free_at = max(self._free_at, now - _BURST_S) + n / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            time.sleep(wait)
+
+
+class _Turn:
+    """Whose turn it is on a connection: the first bytes after the other side's are late."""
+
+    def __init__(self) -> None:
+        self.asked = True
+
+
+def _pass_on(
+    source: socket.socket, sink: socket.socket, band: _Bandwidth, turn: _Turn, latency_s: float, *, answers: bool
+) -> None:
+    pipe_out, pipe_in = os.pipe()
+    try:
+        fcntl.fcntl(pipe_in, fcntl.F_SETPIPE_SZ, _PIPE)
+        if not answers:
+            time.sleep(latency_s)  # of the connection's own round trip
+        while n := os.splice(source.fileno(), pipe_in, _PIECE):
+            if not answers:
+                turn.asked = True
+            elif turn.asked:
+                turn.asked = False
+                time.sleep(latency_s)
+            band.take(n)
+            while n:
+                n -= os.splice(pipe_out, sink.fileno(), n)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        # One side is gone, perhaps with a reset: the other one hears of it in the same way.
+        for sock in (source, sink):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.shutdown(socket.SHUT_RDWR)
+    finally:
+        os.close(pipe_out)
+        os.close(pipe_in)
+
+
+def _serve_link(listen: int, target: int, latency_s: float, bytes_per_s: float) -> None:
+    sys.setswitchinterval(0.0001)
+    up, down = _Bandwidth(bytes_per_s), _Bandwidth(bytes_per_s)
+    with socket.create_server(("127.0.0.1", listen), backlog=256) as server:
+        while True:
+            near, _ = server.accept()
+            try:
+                far = socket.create_connection(("127.0.0.1", target))
+            except OSError:
+                near.close()
+                continue
+            for sock in (near, far):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            turn = _Turn()
+            for source, sink, band, answers in ((near, far, up, False), (far, near, down, True)):
+                threading.Thread(
+                    target=_pass_on,
+                    args=(source, sink, band, turn, latency_s),
+                    kwargs={"answers": answers},
+                    daemon=True,
+                ).start()
+
+
 def _forward(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
     pending: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
@@ -150,4 +253,7 @@ def _serve(listen: int, target: int, delay_s: float) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000)
+    if len(sys.argv) > 4:
+        _serve_link(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[4]) / 1000, float(sys.argv[5]) * (1 << 20))
+    else:
+        _serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 from pathlib import Path
 
 import pytest
@@ -122,23 +123,36 @@ async def test_small_reads_of_large_blocks_are_range_requests_without_a_cache() 
     assert store.objects.calls == {"range": 2}
 
 
-async def test_with_a_cache_range_requests_are_for_small_parts_and_the_block_follows() -> None:
+async def test_with_a_cache_the_block_follows_when_half_of_it_was_fetched_in_parts() -> None:
     store = make_store(block_size=BIG, cache=MemoryCache(8 << 20))
     data = noise(BIG)
     p = await saved(store, data)
     clear(store)
-    assert await store.read(p.id, p.size, 0, 50) == data[:50]  # at the start: probably a sequence
-    assert store.objects.calls == {"get": 1}
-    store.cache.remove((p.id, 0, BIG))
-    clear(store)
-    assert await store.read(p.id, p.size, 1000, 50) == data[1000:1050]
+    for i in range(3):
+        assert await store.read(p.id, p.size, i * 40_000, 40_000) == data[i * 40_000 : (i + 1) * 40_000]
     await settle()
-    assert store.objects.calls == {"range": 1, "get": 1}
+    assert store.objects.calls == {"range": 3}
+    assert await store.read(p.id, p.size, 120_000, 40_000) == data[120_000:160_000]
+    await settle()
+    assert store.objects.calls == {"range": 4, "get": 1}
     assert store.read_cached(p.id, p.size, 77, 50) == data[77:127]
     store.cache.remove((p.id, 0, BIG))
     clear(store)
-    await store.read(p.id, p.size, 1000, BIG // 2)
+    await store.read(p.id, p.size, 1000, BIG // 2)  # a large part: the block at once
     assert store.objects.calls == {"get": 1}
+
+
+async def test_reads_at_random_fetch_little_more_than_they_ask_for() -> None:
+    store = make_store(block_size=BIG, cache=MemoryCache(1 << 20), memory_budget=64 << 20)
+    slices = [await saved(store, noise(BIG, i)) for i in range(40)]
+    store.cache._shrink(1 << 40)
+    clear(store)
+    rng = random.Random(3)
+    for _ in range(200):
+        p, off = rng.choice(slices), rng.randrange(32) * 8192
+        assert await store.read(p.id, p.size, off, 8192) == noise(BIG, slices.index(p))[off : off + 8192]
+    await settle()
+    assert store.objects.calls == {"range": 200}
 
 
 async def test_compressed_blocks_are_never_read_in_parts() -> None:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all read streams of a process have in common: memory, its fair division, and what the link needs.
+
+What streams hold is charged to the memory budget, and it is a cache: whoever needs memory more gets it back, from the
+stream first that was used longest ago. Source: data-path §9.3 (80 % of the buffer for reading ahead) and §9.2
+(unneeded segments are dropped).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from core.chunk.buffers import MemoryBudget
+from core.chunk.link import LinkMeter
+
+#: Blocks ahead that a stream may have whatever the link seems to need (max-readahead of the reference, §9.3).
+USUAL_BLOCKS: Final = 8
+#: A stream that wasn't read for so long has to make room for the read-ahead of others.
+IDLE_S: Final = 2.0
+
+
+class Holder(Protocol):
+    """A stream, as the pool sees it."""
+
+    def give_back(self, n: int) -> int:
+        """Drop about n bytes that nobody is reading at this moment, last wanted first; how many were dropped."""
+        ...
+
+
+class ReadPool:
+    """budget: what streams charge. link: what downloads show of the way to the store."""
+
+    def __init__(
+        self, budget: MemoryBudget, block_size: int, link: LinkMeter, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.link = link
+        self._budget = budget
+        self._block_size = block_size
+        self._clock = clock
+        self._used_at: OrderedDict[Holder, float] = OrderedDict()  # least recently used first
+        self._ahead = False  # memory is being asked for reading ahead
+        self._total = budget.limit * 4 // 5
+        budget.add_reclaimer(self._reclaim)
+
+    def __len__(self) -> int:
+        return len(self._used_at)
+
+    def use(self, stream: Holder) -> None:
+        """A stream that holds memory, or wants to, was read."""
+        self._used_at[stream] = self._clock()
+        self._used_at.move_to_end(stream)
+
+    def leave(self, stream: Holder) -> None:
+        """It holds nothing any more."""
+        self._used_at.pop(stream, None)
+
+    def cap(self) -> int:
+        """Largest window of one stream at the moment: what fills the link, and not more than its share."""
+        share = self._total // max(len(self._used_at), 1)
+        wanted = max(USUAL_BLOCKS * self._block_size, self.link.window())
+        return min(wanted, max(share, self._block_size))
+
+    def try_charge(self, n: int) -> bool:
+        """Memory for reading ahead; release it at the budget. Of other streams only idle ones have to yield."""
+        self._ahead = True
+        try:
+            return self._budget.try_charge(n)
+        finally:
+            self._ahead = False
+
+    def _reclaim(self, n: int) -> None:
+        before = self._clock() - IDLE_S if self._ahead else float("inf")
+        for stream, used_at in list(self._used_at.items()):
+            if used_at > before or n <= 0:
+                return
+            n -= stream.give_back(n)
