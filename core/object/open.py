@@ -8,6 +8,7 @@ volume prefix, shards, the store itself (with its checksum). Source: spec data-p
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
 import string
@@ -22,6 +23,7 @@ from core.object.limited import LimitedStore, TokenBucket, bytes_per_second
 from core.object.memory import MemStore
 from core.object.prefix import PrefixStore
 from core.object.s3 import S3Store, parse_bucket
+from core.object.servers import NORMALISERS, OPENERS
 from core.object.sharded import ShardedStore, shard_buckets
 
 #: (storage, bucket, access key, secret key, session token) → store
@@ -51,7 +53,29 @@ def _s3(storage: str, bucket: str, access_key: str, secret_key: str, session_tok
     raise ConfigError(f"{storage}: client={client!r} in the bucket URL is not known; known: own, aioboto3")
 
 
-STORAGES: dict[str, Opener] = {"file": _file, "mem": _mem, "minio": _s3, "s3": _s3}
+def _lazy(module: str, name: str) -> Opener:
+    """An opener whose module is imported when a volume asks for it."""
+
+    def opener(storage: str, bucket: str, access_key: str, secret_key: str, session_token: str) -> ObjectStore:
+        found: Opener = getattr(importlib.import_module(module), name)
+        return found(storage, bucket, access_key, secret_key, session_token)
+
+    return opener
+
+
+STORAGES: dict[str, Opener] = {
+    "cos": _lazy("core.object.clouds.signed", "open_signed"),
+    "file": _file,
+    "gs": _lazy("core.object.clouds.google", "open_google"),
+    "mem": _mem,
+    "minio": _s3,
+    "obs": _lazy("core.object.clouds.signed", "open_signed"),
+    "oss": _lazy("core.object.clouds.signed", "open_signed"),
+    "s3": _s3,
+    "wasb": _lazy("core.object.clouds.azure", "open_azure"),
+    "webdav": _lazy("core.object.clouds.webdav", "open_webdav"),
+    **OPENERS,
+}
 
 
 def normalise_bucket(storage: str, bucket: str) -> str:
@@ -64,6 +88,8 @@ def normalise_bucket(storage: str, bucket: str) -> str:
     if kind in ("s3", "minio"):
         parse_bucket(kind, bucket.replace("%d", "0"))
         return bucket.strip()
+    if kind in NORMALISERS:
+        return NORMALISERS[kind](bucket)
     return bucket
 
 
