@@ -5,8 +5,9 @@
 
 The data key is fresh for each object, wrapped by RSA-OAEP (SHA-256 twice, label "keys"). Source: spec data-path §3.2.
 
-Unwrapping costs 0.5 ms with RSA-2048 and 4 ms with RSA-4096, so it never runs on the loop. `cryptography` keeps the
-GIL during AEAD (measured), so more than two threads would not encrypt faster.
+Unwrapping costs 0.5 ms with RSA-2048 and 4 ms with RSA-4096, so it never runs on the loop, and the last few thousand
+data keys are remembered: who reads an object again (ranges of a block, small files) doesn't pay twice. `cryptography`
+keeps the GIL during AEAD (measured), so more than two threads would not encrypt faster.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,6 +36,9 @@ TAG_BYTES = 16
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"keys")
 # Wrapping (public key) and encrypting this much takes less than a hop to a thread and back.
 INLINE_BYTES = 64 << 10
+
+#: Unwrapped data keys that are remembered: 1.5 MB, a few GiB of whole blocks.
+MOST_KEYS = 4096
 
 PASSPHRASE_VARIABLE = "JFS_RSA_PASSPHRASE"  # noqa: S105 - the variable's name
 DEFAULT_ALGORITHM = "aes256gcm-rsa"
@@ -82,6 +87,9 @@ class Envelope:
         self._cipher(bytes(self._key_bytes))  # refuses here, not at the first block, what the library lacks
         self._private = key
         self._public = key.public_key()
+        # Wrapped -> unwrapped, the oldest first. Looking needs no lock.
+        self._keys: dict[bytes, bytes] = {}
+        self._changing = threading.Lock()
 
     @property
     def overhead(self) -> int:
@@ -95,6 +103,13 @@ class Envelope:
         head = HEAD.pack(len(wrapped), NONCE_BYTES) + wrapped + nonce
         return [head, self._cipher(key).encrypt(nonce, joined(data), None)]
 
+    def knows(self, data: Buffer) -> bool:
+        """Is the data key of an object at hand?"""
+        view = memoryview(data)
+        if len(view) < HEAD.size:
+            return True  # and the rest of it can only be refused
+        return bytes(view[HEAD.size : HEAD.size + HEAD.unpack_from(view)[0]]) in self._keys
+
     def open(self, data: Buffer, what: str = "object") -> bytes:
         """what: names the object in errors."""
         view = memoryview(data)
@@ -105,7 +120,7 @@ class Envelope:
         if len(view) < body + TAG_BYTES or not wrapped_bytes or nonce_bytes != NONCE_BYTES:
             raise DataCorrupt(f"{what}: not an encrypted object (or cut short at {len(view)} bytes)")
         try:
-            key = self._private.decrypt(bytes(view[HEAD.size : HEAD.size + wrapped_bytes]), OAEP)
+            key = self._unwrapped(bytes(view[HEAD.size : HEAD.size + wrapped_bytes]))
             cipher = self._cipher(key)
         except ValueError:
             # The right object gives this only with another key, so reading it again won't help.
@@ -119,6 +134,16 @@ class Envelope:
             raise DataCorrupt(
                 f"{what}: decryption failed: the object is damaged or was written with another EncryptAlgo"
             ) from None
+
+    def _unwrapped(self, wrapped: bytes) -> bytes:
+        key = self._keys.get(wrapped)
+        if key is None:
+            key = self._private.decrypt(wrapped, OAEP)
+            with self._changing:
+                while len(self._keys) >= MOST_KEYS:
+                    del self._keys[next(iter(self._keys))]
+                self._keys[wrapped] = key
+        return key
 
 
 class EncryptedStore(ObjectStore):
@@ -134,6 +159,11 @@ class EncryptedStore(ObjectStore):
         self._envelope = envelope
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="sluice-crypt")
 
+    @property
+    def overhead(self) -> int:
+        """Bytes that an object is longer than what it holds."""
+        return self._envelope.overhead
+
     async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         if total(data) <= INLINE_BYTES:
             sealed = self._envelope.seal(data)
@@ -144,8 +174,12 @@ class EncryptedStore(ObjectStore):
     async def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
         clip(0, start, length)  # refuses negative values
         sealed = await self.store.get(key)
-        loop = asyncio.get_running_loop()
-        plain = await loop.run_in_executor(self._threads, self._envelope.open, sealed, f"{self.name}: {key!r}")
+        what = f"{self.name}: {key!r}"
+        if len(sealed) <= INLINE_BYTES and self._envelope.knows(sealed):
+            plain = self._envelope.open(sealed, what)
+        else:
+            loop = asyncio.get_running_loop()
+            plain = await loop.run_in_executor(self._threads, self._envelope.open, sealed, what)
         if start == 0 and length is None:
             return plain
         begin, n = clip(len(plain), start, length)
