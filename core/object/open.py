@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a volume's settings to its object store, and the proof that the store works.
 
-A new kind of storage is one line in STORAGES. Order of the layers, outermost first: bandwidth limit, encryption,
-volume prefix, shards, the store itself (with its checksum). Source: spec data-path §1.2, §1.4, §3 (write order), §4.2.
+A new kind of storage is one line in STORAGES: here, or in the tables of `clouds/registry.py` and `servers.py`.
+Order of the layers, outermost first: bandwidth limit, encryption, volume prefix, shards, the store itself (with its
+checksum). Source: spec data-path §1.2, §1.4, §3 (write order), §4.2.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 import string
@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from core.errors import ConfigError, ObjectError
 from core.object.api import ObjectStore
+from core.object.clouds.registry import OPENERS as CLOUDS, check_bucket
 from core.object.encrypted import EncryptedStore, Envelope, load_key
 from core.object.file import FileStore
 from core.object.limited import LimitedStore, TokenBucket, bytes_per_second
@@ -53,29 +54,7 @@ def _s3(storage: str, bucket: str, access_key: str, secret_key: str, session_tok
     raise ConfigError(f"{storage}: client={client!r} in the bucket URL is not known; known: own, aioboto3")
 
 
-def _lazy(module: str, name: str) -> Opener:
-    """An opener whose module is imported when a volume asks for it."""
-
-    def opener(storage: str, bucket: str, access_key: str, secret_key: str, session_token: str) -> ObjectStore:
-        found: Opener = getattr(importlib.import_module(module), name)
-        return found(storage, bucket, access_key, secret_key, session_token)
-
-    return opener
-
-
-STORAGES: dict[str, Opener] = {
-    "cos": _lazy("core.object.clouds.signed", "open_signed"),
-    "file": _file,
-    "gs": _lazy("core.object.clouds.google", "open_google"),
-    "mem": _mem,
-    "minio": _s3,
-    "obs": _lazy("core.object.clouds.signed", "open_signed"),
-    "oss": _lazy("core.object.clouds.signed", "open_signed"),
-    "s3": _s3,
-    "wasb": _lazy("core.object.clouds.azure", "open_azure"),
-    "webdav": _lazy("core.object.clouds.webdav", "open_webdav"),
-    **OPENERS,
-}
+STORAGES: dict[str, Opener] = {"file": _file, "mem": _mem, "minio": _s3, "s3": _s3, **CLOUDS, **OPENERS}
 
 
 def normalise_bucket(storage: str, bucket: str) -> str:
@@ -88,6 +67,8 @@ def normalise_bucket(storage: str, bucket: str) -> str:
     if kind in ("s3", "minio"):
         parse_bucket(kind, bucket.replace("%d", "0"))
         return bucket.strip()
+    if kind in CLOUDS:
+        return check_bucket(kind, bucket)
     if kind in NORMALISERS:
         return NORMALISERS[kind](bucket)
     return bucket
@@ -134,7 +115,7 @@ def _bucket_of(mbps: float) -> TokenBucket | None:
 def _known(storage: str) -> str:
     kind = storage.lower()
     if kind not in STORAGES:
-        raise ConfigError(f"storage {storage!r} is not known; known: {', '.join(STORAGES)}")
+        raise ConfigError(f"storage {storage!r} is not known; known: {', '.join(sorted(STORAGES))}")
     return kind
 
 

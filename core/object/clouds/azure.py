@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from core.errors import ConfigError, ObjectError
 from core.object.api import ObjectStore
-from core.object.clouds.bucket_url import refuse, refuse_tls_options, split_url
+from core.object.clouds.bucket_url import BucketUrl, refuse, refuse_tls_options, split_url
 from core.object.clouds.opendal_store import OpendalStore
 from core.object.http import Client, ExchangeFailed
 
@@ -56,11 +56,7 @@ def find_container(
     environ: Mapping[str, str] = os.environ,
 ) -> Container:  # fmt: skip
     """Raises ConfigError that says what is missing."""
-    url = split_url("wasb", bucket, FORM)
-    refuse_tls_options("wasb", url.options)
-    name, _, rest = url.host.partition(".")
-    if not re.fullmatch(r"[a-z0-9](-?[a-z0-9]){2,62}|\$root|\$web", name):
-        raise refuse("wasb", FORM, f"{name!r} is no container name (3–63 letters, digits and single hyphens)")
+    url, name, rest = check_bucket(bucket)
     if connection := environ.get("AZURE_STORAGE_CONNECTION_STRING", ""):
         return _by_connection_string(name, connection)
     account, key, sas = access_key.strip(), secret_key.strip(), session_token.strip().lstrip("?")
@@ -78,6 +74,16 @@ def find_container(
         _require_base64(key, "--secret-key")
         sas = ""
     return Container(f"{url.scheme}://{account}.{suffix}{port}", name, account, key, sas)
+
+
+def check_bucket(bucket: str) -> tuple[BucketUrl, str, str]:
+    """The URL, the container in it and the rest of its host."""
+    url = split_url("wasb", bucket, FORM)
+    refuse_tls_options("wasb", url.options)
+    name, _, rest = url.host.partition(".")
+    if not re.fullmatch(r"[a-z0-9](-?[a-z0-9]){2,62}", name):
+        raise refuse("wasb", FORM, f"{name!r} is no container name (3–63 letters, digits and single hyphens)")
+    return url, name, rest
 
 
 def _by_connection_string(name: str, text: str) -> Container:

@@ -37,7 +37,8 @@ SKEW_S = 60.0
 class S3Store(ObjectStore):
     """`S3Store(parse_bucket("s3", url), provider)`, or `S3Store.open("s3", url, access_key, secret_key)`.
 
-    storage_class and tag (`k=v`) go with every put. checksum=False neither writes nor verifies the CRC.
+    storage_class and tag (`k=v`) go with every put. checksum=False neither writes nor verifies the CRC;
+    write_checksum=False only verifies what others wrote.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class S3Store(ObjectStore):
         provider: Provider,
         *,
         checksum: bool = True,
+        write_checksum: bool = True,
         storage_class: str = "",
         tag: str = "",
         max_connections: int = 256,
@@ -56,6 +58,7 @@ class S3Store(ObjectStore):
         self.features = Features(ranges=True)
         self._provider = provider
         self._checksum = checksum
+        self._write_checksum = checksum and write_checksum
         self._put_headers = _put_headers(storage_class, tag)
         self._max_connections = max_connections
         self._timeout_s = idle_timeout_s
@@ -76,7 +79,7 @@ class S3Store(ObjectStore):
     def _use(self, address: Address) -> None:
         self.address = address
         self._base = encode_path(address.base_path)
-        self._signer = Signer(address.region)
+        self._signer = self._new_signer(address.region)
         self._client = Client(
             address.scheme,
             address.request_host,
@@ -87,13 +90,16 @@ class S3Store(ObjectStore):
         )
         self._host = self._client.authority
 
+    def _new_signer(self, region: str) -> Signer:
+        return Signer(region)
+
     # ---- the contract
 
     async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         parts = views(data)
         size = total(parts)
         headers = {"content-length": str(size), "content-type": _content_type(key), **self._put_headers}
-        if self._checksum:
+        if self._write_checksum:
             headers[CHECKSUM_HEADER] = str(crc32c(parts))
         answer = await self._request("PUT", key, headers=headers, parts=parts, size=size)
         if answer.status not in (200, 201, 204):
