@@ -9,9 +9,11 @@ Source: spec metadata-semantics §1.2 (invariants), §2, §3, §6.7, §14.2; met
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from core.check.findings import KINDS, Finding
+from core.check.findings import KINDS, OBJECTS, Finding
+from core.check.objects import ObjectCheck
 from core.check.recounting import LIMIT, Progress, one_pass, quiet
 from core.check.repair import DIRECTORY_MODE, repair, statistics_lack
 from core.errors import FsError
@@ -28,12 +30,16 @@ _MEASURED: Final = ("counters", "quota", "owner-quota")
 
 
 async def check(
-    meta: Meta, *, objects: ObjectStore | None = None, confirm: bool = True, progress: Progress = quiet
+    meta: Meta, *, objects: ObjectStore | ObjectCheck | None = None, confirm: bool = True, progress: Progress = quiet
 ) -> list[Finding]:
     """Everything that is wrong (at most LIMIT of a kind), confirmed unless nobody else is at work (confirm=False).
 
-    objects: also prove that every block of every slice of a living file exists (not its content).
+    objects: also prove that every block of every slice of a living file exists and has a size that it can have; an
+    `ObjectCheck` with a proof reads them all.
     """
+    if objects is not None:
+        # A copy: what one check has found doesn't narrow the next one.
+        objects = replace(objects, only=None) if isinstance(objects, ObjectCheck) else ObjectCheck(objects)
     found = await one_pass(meta, objects, progress)
     if found and confirm:
         again: dict[tuple[str, object], Finding] = {}
@@ -93,7 +99,11 @@ def _trace(ino: int, attr: Attr) -> int:
 
 
 async def recount(
-    meta: Meta, *, objects: ObjectStore | None = None, directory_mode: int = DIRECTORY_MODE, progress: Progress = quiet
+    meta: Meta,
+    *,
+    objects: ObjectStore | ObjectCheck | None = None,
+    directory_mode: int = DIRECTORY_MODE,
+    progress: Progress = quiet,
 ) -> tuple[list[Finding], list[Finding]]:
     """Check and set right, until nothing is found that can be: (what is still wrong, what was repaired).
 
@@ -110,4 +120,4 @@ async def recount(
     return found, repaired
 
 
-__all__ = ["KINDS", "LIMIT", "Finding", "check", "recount", "repair"]
+__all__ = ["KINDS", "LIMIT", "OBJECTS", "Finding", "ObjectCheck", "check", "recount", "repair"]

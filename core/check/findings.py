@@ -34,7 +34,12 @@ KINDS: Final[dict[str, tuple[str, bool]]] = {
     "detached": ("a clone was never finished; its tree is in no directory", True),
     "session": ("a removed file is held open for a client that isn't registered", True),
     "object": ("an object that a file needs is missing", False),
+    "object-size": ("an object that a file needs has a size that it can't have", False),
+    "object-data": ("an object that a file needs can't be read, or isn't what it was", False),
 }
+
+#: Kinds about objects; `core/check/salvage.py` can set some of them right from copies.
+OBJECTS: Final = ("object", "object-size", "object-data")
 
 
 class Finding(NamedTuple):
@@ -45,6 +50,8 @@ class Finding(NamedTuple):
     stored: Any
     expected: Any
     path: str = ""
+    #: Of an object: (offset, length) in the file of the bytes that are lost with it.
+    ranges: tuple[tuple[int, int], ...] = ()
 
     @property
     def repairable(self) -> bool:
@@ -54,4 +61,9 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
+        if self.kind in OBJECTS:
+            lost = ", ".join(f"{offset}+{length}" for offset, length in self.ranges[:8])
+            more = f" and {len(self.ranges) - 8} more" if len(self.ranges) > 8 else ""
+            lost = f"; bytes {lost}{more} of the file are lost" if lost else "; no byte of it is visible"
+            return f"{where}{KINDS[self.kind][0]}: {self.key[1]}: {self.stored}{lost}"
         return f"{where}{KINDS[self.kind][0]}: {self.key}: stored {self.stored}, expected {self.expected}"

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from core.check.findings import Finding
+from core.check.objects import SCHEMA as OBJECT_SCHEMA, ObjectCheck, object_findings
 from core.check.tables import (
     LINK_COUNTS,
     LOST_CHUNKS,
@@ -25,8 +26,6 @@ from core.check.tables import (
     SYMLINKS,
     full,
 )  # fmt: skip
-from core.chunk.naming import block_key, iter_blocks, parse_block_key
-from core.errors import ObjectError, ObjectNotFound
 from core.gc import delayed_slices
 from core.ledger import Ledger, Row
 from core.meta import keys as k
@@ -34,7 +33,6 @@ from core.meta.base import show
 from core.meta.meta import Meta
 from core.meta.records import ROOT, TRASH, Attr, DirStat, decode_slices, node_space
 from core.meta.recount import Pair, error_range
-from core.object.api import ObjectStore
 
 #: Findings of one kind that one pass reports; a repair brings the next ones to light.
 LIMIT: Final = 10_000
@@ -49,8 +47,8 @@ def quiet(what: str, count: int) -> None:
     """No progress."""
 
 
-async def one_pass(meta: Meta, objects: ObjectStore | None, progress: Progress = quiet) -> list[Finding]:
-    with Ledger(SCHEMA) as ledger:
+async def one_pass(meta: Meta, objects: ObjectCheck | None, progress: Progress = quiet) -> list[Finding]:
+    with Ledger(SCHEMA + OBJECT_SCHEMA) as ledger:
         reading = _Reading(meta, ledger, progress)
         await reading.read()
         found = [*reading.damaged, *reading.loose]
@@ -71,7 +69,7 @@ async def one_pass(meta: Meta, objects: ObjectStore | None, progress: Progress =
             kind = "references" if (1 if have is None else have) < want else "overcounted"
             found.append(Finding(kind, (slice_id, size), have, want))
         if objects is not None:
-            found += await reading.missing_objects(objects)
+            found += await object_findings(objects, ledger, meta, progress, LIMIT)
         return [finding._replace(path=reading.path_of(finding)) for finding in found]
 
 
@@ -228,24 +226,6 @@ class _Reading:
             return []
         return [Finding("counters", ("usedSpace", "totalInodes"), now, (now[0] + lacks[0], now[1] + lacks[1]))]
 
-    async def missing_objects(self, objects: ObjectStore) -> list[Finding]:
-        """By the listing first; what it doesn't show is asked for once more (§14.2)."""
-        fmt = self.meta.format
-        await self.ledger.fill("INSERT OR IGNORE INTO object VALUES (?, ?, ?)", _listed(objects))
-        found = []
-        async for slice_id, size, ino in self.ledger.rows("SELECT id, size, ino FROM use WHERE ino > 0"):
-            for block in iter_blocks(slice_id, size, fmt.block_size):
-                if self.ledger.one("SELECT 1 FROM object WHERE id = ? AND idx = ? AND length = ?", *block):
-                    continue
-                key = block_key(*block, fmt.hash_prefix)
-                try:
-                    await objects.head(key)
-                except ObjectNotFound:
-                    found.append(Finding("object", (ino, key), None, f"{block[2]} bytes"))
-                except ObjectError as e:
-                    found.append(Finding("object", (ino, key), str(e), f"{block[2]} bytes"))
-        return found
-
     def path_of(self, finding: Finding) -> str:
         """Where in the tree it is, for people; "" if it is nowhere."""
         kind, key = finding.kind, finding.key
@@ -265,10 +245,3 @@ class _Reading:
             ino, name = row[0]
             names.append(name)
         return "/" + "/".join(show(name) for name in reversed(names))
-
-
-async def _listed(objects: ObjectStore) -> AsyncIterator[Row]:
-    async for info in objects.list("chunks/"):
-        block = parse_block_key(info.key)
-        if block is not None:
-            yield block

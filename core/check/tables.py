@@ -20,7 +20,6 @@ CREATE TABLE target (ino INTEGER PRIMARY KEY);
 CREATE TABLE deleted (ino INTEGER PRIMARY KEY);
 CREATE TABLE ref (id INT, size INT, n INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
 CREATE TABLE use (id INT, size INT, n INT, ino INT, PRIMARY KEY (id, size)) WITHOUT ROWID;
-CREATE TABLE object (id INT, idx INT, length INT, PRIMARY KEY (id, idx, length)) WITHOUT ROWID;
 """
 
 # Parameters: 1 the root, 2 the trash root; inodes above it are hourly directories of the trash.

@@ -19,7 +19,7 @@ from core.errors import ObjectNotFound
 from core.object.api import ObjectInfo
 from core.scrub.proof import BlockProof
 from core.scrub.state import MOST_FAULTS, Fault, State, read_state, write_state
-from core.scrub.sums import Sums, folder_of, read_sums, write_sums
+from core.scrub.sums import Sums, drop_gone, folder_of, read_sums, write_sums
 
 if TYPE_CHECKING:
     from core.volume import Volume  # which starts the job
@@ -104,6 +104,8 @@ class Scrub:
             state.last_blocks, state.last_bytes = state.blocks, state.bytes
             state.position = ""
             self._forget_gone(state)
+            if self._keep_sums:
+                await drop_gone(self._objects)
             return report
         finally:
             if not report.finished:

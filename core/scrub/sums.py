@@ -14,6 +14,7 @@ import logging
 import struct
 import zlib
 from collections import OrderedDict
+from contextlib import aclosing
 from typing import Final
 
 from core.chunk.naming import BlockId, block_key
@@ -60,6 +61,14 @@ async def write_sums(objects: ObjectStore, folder: str, sums: Sums) -> None:
         return
     body = zlib.compress(b"".join([_LINE.pack(*block, crc) for block, crc in sorted(sums.items())]), 1)
     await objects.put(PREFIX + folder, _MAGIC + _HEAD.pack(crc32c([memoryview(body)])) + body)
+
+
+async def drop_gone(objects: ObjectStore) -> None:
+    """Remove the checksums of folders that hold no block any more."""
+    async for info in objects.list(PREFIX):
+        async with aclosing(aiter(objects.list(f"chunks/{info.key.removeprefix(PREFIX)}/"))) as listing:  # type: ignore[type-var]
+            if await anext(listing, None) is None:
+                await objects.delete(info.key)
 
 
 class KnownSums:

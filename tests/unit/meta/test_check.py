@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.check import KINDS, Finding, check, recount, recounting, repair
+from core.check import KINDS, OBJECTS, Finding, check, recount, recounting, repair
 from core.meta import keys as k
 from core.meta.format import new_format
 from core.meta.meta import Meta, init_format
@@ -147,7 +147,7 @@ async def test_damage_is_found_and_repaired(volume: Damaged, kind: str) -> None:
 
 
 def test_every_kind_of_damage_is_tried() -> None:
-    assert set(KINDS) - set(DAMAGE) == {"object"}  # needs an object store: tests/faults/test_gc.py
+    assert set(KINDS) - set(DAMAGE) == set(OBJECTS)  # these need an object store: tests/faults/test_fsck.py
 
 
 async def test_checking_changes_nothing(volume: Damaged) -> None:
