@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from core.chunk.blockcache import BlockCache
 from core.chunk.cachedir import CacheLimits
@@ -30,6 +30,9 @@ from core.meta.store import RecordStore
 from core.object.api import ObjectStore
 from core.object.open import normalise_bucket, open_store, prove
 from core.vfs.filesystem import FileSystem
+
+if TYPE_CHECKING:
+    from core.scrub import ScrubJob
 
 log = logging.getLogger("sluice.volume")
 
@@ -82,6 +85,8 @@ class Volume:
         self.objects = objects
         self.slices = slices
         self.fs = fs
+        #: Reads data back in the background, if this client was asked to.
+        self.scrub: ScrubJob | None = None
 
     async def close(self) -> None:
         await self.meta.close()
@@ -132,6 +137,7 @@ async def open_volume(
     download_limit: float = 0,
     link_root: bytes = b"",
     umask: int = 0,
+    scrub: float = 0,
 ) -> Volume:
     """Connect to a volume that exists. VolumeError, ConfigError or MetaError say what is wrong and what to do.
 
@@ -139,6 +145,7 @@ async def open_volume(
     metadata into the object store, by whichever client is due; 0 is never. atime_mode: noatime, relatime, strictatime.
     cache_dir: disk cache; cache_size in bytes, 0 = none. buffer_size: memory budget in bytes for everything. Bandwidth
     limits in Mbit/s.
+    scrub: read all blocks back in the background, so many bytes a second, by one client of the volume at a time.
     """
     store = open_record_store(meta_url)
     await store.open()
@@ -180,12 +187,18 @@ async def open_volume(
             meta.merge_slices = Merger(slices)
             meta.on_deleted = meta.delete_data_soon
             meta.on_freed = meta.delete_slices_soon
+        volume = Volume(fmt, meta, objects, slices, FileSystem(meta, slices, link_root=link_root, umask=umask))
         if session:
             await meta.new_session(mount_point, heartbeat_s=heartbeat_s)
             if jobs and not read_only:
                 meta.start_jobs()
                 if backup_meta:
                     meta.start_job(backup_meta / 10, partial(autobackup, meta, objects, backup_meta))
+                if scrub:
+                    from core.scrub import job
+
+                    volume.scrub = job.ScrubJob(volume, scrub)
+                    meta.start_job(job.ASK_S, volume.scrub)
         else:
             await meta.reload_usage()
     except BaseException:
@@ -195,7 +208,7 @@ async def open_volume(
             await objects.close()
         await store.close()
         raise
-    return Volume(fmt, meta, objects, slices, FileSystem(meta, slices, link_root=link_root, umask=umask))
+    return volume
 
 
 def _cache_folders(text: str) -> list[str]:
