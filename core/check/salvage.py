@@ -12,7 +12,6 @@ Source: spec data-path §5.1 (layout), §5.2 (checksums), §6 (staging); metadat
 from __future__ import annotations
 
 import asyncio
-import glob
 import logging
 import os
 from collections.abc import Sequence
@@ -122,12 +121,3 @@ def _copy(folders: Sequence[str], uuid: str, key: str, block: BlockId, crc: int 
             else:
                 log.warning("%s: may be the block, but has no checksum that proves it; it is not used", path)
     return None
-
-
-def cache_folders(text: str) -> list[str]:
-    """Folders of a `--cache-dir` value (data-path §5.1)."""
-    found: list[str] = []
-    for part in text.split(":" if ":" in text else ","):
-        part = os.path.expanduser(part)
-        found += sorted(glob.glob(part)) if glob.has_magic(part) else [part]
-    return [folder for folder in found if folder]

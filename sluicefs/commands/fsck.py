@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import click
 
 from core.check import KINDS, LIMIT, OBJECTS, Finding, ObjectCheck, check, recount
-from core.check.salvage import What, cache_folders, put_aside, salvage
+from core.check.salvage import What, put_aside, salvage
+from core.chunk.diskcache import split_dirs
 from core.config import format_size
 from core.errors import ConfigError
 from core.meta import keys as k
@@ -80,7 +81,7 @@ def fsck_command(
     if (read or broken or cache_dir) and not objects:
         raise ConfigError("--no-objects: the other options are about objects")
     inner = None if path is None else text_of(inner_path(path))
-    wanted = _Objects(read, threads, float(rate), cache_folders(cache_dir or ""), broken) if objects else None
+    wanted = _Objects(read, threads, float(rate), split_dirs(cache_dir or ""), broken) if objects else None
     return run(_fsck(meta_url, mend, wanted, inner, repair_dir_mode, volume_options(client)))
 
 
