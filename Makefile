@@ -13,7 +13,7 @@ JOBS ?= $(shell echo $$(($$(nproc) + 1)))  # a test often waits for a server or 
 IMAGE ?= sluicefs:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all test-needs lint bench clean image install install-dev
+.PHONY: help serve test test-all test-needs test-all-needs lint bench clean image install install-dev
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,7 +50,10 @@ test-needs: $(VENV)/.installed-dev  ## servers and clients that the tests run ag
 test: lint test-needs  ## everything that finishes in minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
-test-all: lint test-needs  ## the heavy tests too
+test-all-needs: test-needs  ## the large servers of the heavy tests: MinIO, Ceph, Swift, HDFS
+	@tests/tools/install-heavy.sh $(BIN)/python
+
+test-all: lint test-all-needs  ## the heavy tests too
 	$(BIN)/python -m pytest -m 'heavy or not heavy' $(PYTEST)
 
 bench: $(VENV)/.installed-dev  ## the figures of the documents, measured here

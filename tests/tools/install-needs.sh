@@ -48,7 +48,9 @@ declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=
   [git]=git [make]=make [cc]=gcc
   # WebDAV clients, and the browser for the directory page
   [litmus]=litmus [cadaver]=cadaver [mount.davfs]=davfs2 [gio]=libglib2.0-bin [dbus-run-session]=dbus-daemon
-  [chromium]=chromium)
+  [chromium]=chromium
+  # object stores
+  [/usr/sbin/sshd]=openssh-server)
 wanted=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || wanted+=("${packages[$program]}")

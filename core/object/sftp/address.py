@@ -48,8 +48,8 @@ def parse(
     if found is None:
         raise ConfigError(f"sftp: the bucket {text.rpartition('@')[2]!r} has no path; it looks like {FORM}")
     host, port, path = found[1].strip("[]"), found[2], found[3]
-    if "@" in host:
-        raise ConfigError(f"sftp: the user doesn't belong into the bucket; it looks like {FORM}")
+    if "@" in host or re.match(r"[^/]*@[^/]*:", path):
+        raise ConfigError(f"sftp: user and password don't belong into the bucket; it looks like {FORM}")
     if not host:
         raise ConfigError(f"sftp: the bucket names no host; it looks like {FORM}")
     if port and not 0 < int(port) < 65536:

@@ -112,7 +112,7 @@ class Link:
             isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) and error.filename
         ):
             name = getattr(error, "filename", "") or at.key_file
-            which = "SSH_KNOWN_HOSTS" if name == at.known_hosts and at.known_hosts else "SSH_PRIVATE_KEY_PATH"
+            which = "SSH_KNOWN_HOSTS" if isinstance(error, OSError) and name != at.key_file else "SSH_PRIVATE_KEY_PATH"
             advice = "name a readable file" if isinstance(error, OSError) else "name a private key without pass phrase"
             return ConfigError(f"{which}={name}: {said}; {advice}, or put the key into an agent (SSH_AUTH_SOCK)")
         if isinstance(error, asyncssh.PermissionDenied):

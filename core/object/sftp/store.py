@@ -91,11 +91,11 @@ class SFTPStore(ObjectStore):
         temp = f"{folder}{'/' if folder or path.startswith('/') else ''}.jfs.{base[:200]}.tmp.{random.getrandbits(63)}"
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
-            file = await sftp.open(temp, flags)
+            file = await self._open(sftp, temp, flags)
         except _GONE:
             # Trying first keeps no list of known folders, which somebody else might remove.
             await sftp.makedirs(folder, exist_ok=True)
-            file = await sftp.open(temp, flags)
+            file = await self._open(sftp, temp, flags)
         try:
             await file.write(data, 0)
             # The server has every byte by now; closing and renaming may go in one trip.
@@ -114,7 +114,7 @@ class SFTPStore(ObjectStore):
             raise
 
     async def _get(self, sftp: Any, key: str, path: str, start: int, length: int | None) -> Buffer:
-        file = await sftp.open(path, asyncssh.FXF_READ)
+        file = await self._open(sftp, path, asyncssh.FXF_READ)
         try:
             size = length
             if size is None or size == 0 or start + size > 1 << 40:
@@ -205,8 +205,20 @@ class SFTPStore(ObjectStore):
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
+    async def _open(self, sftp: Any, path: str, flags: int) -> Any:
+        """A cancelled call may have its file opened, and made, all the same: that is undone."""
+        opening = asyncio.ensure_future(sftp.open(path, flags, encoding=None))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._afterwards(self._clean_up(sftp, opening, path if flags & asyncssh.FXF_CREAT else ""))
+            raise
+
     async def _clean_up(self, sftp: Any, file: Any, temp: str) -> None:
+        """Close a file, perhaps one that is still being opened; remove it if it is temporary."""
         with suppress(asyncssh.Error, OSError, ValueError):
+            if isinstance(file, asyncio.Future):
+                file = await file
             await file.close()
         if temp:
             with suppress(asyncssh.Error, OSError, ValueError):

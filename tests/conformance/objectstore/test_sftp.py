@@ -40,7 +40,6 @@ def keys(server: SSHServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestSFTP(ObjectStoreSuite):
     remote = True
-    loops = "both"
 
     @pytest.fixture
     async def store(self, server: SSHServer) -> AsyncIterator[ObjectStore]:
