@@ -188,17 +188,18 @@ async def open_volume(
             meta.on_deleted = meta.delete_data_soon
             meta.on_freed = meta.delete_slices_soon
         volume = Volume(fmt, meta, objects, slices, FileSystem(meta, slices, link_root=link_root, umask=umask))
+        if scrub and not read_only:
+            from core.scrub import ScrubJob
+
+            volume.scrub = ScrubJob(volume, scrub)
         if session:
             await meta.new_session(mount_point, heartbeat_s=heartbeat_s)
             if jobs and not read_only:
                 meta.start_jobs()
                 if backup_meta:
                     meta.start_job(backup_meta / 10, partial(autobackup, meta, objects, backup_meta))
-                if scrub:
-                    from core.scrub import job
-
-                    volume.scrub = job.ScrubJob(volume, scrub)
-                    meta.start_job(job.ASK_S, volume.scrub)
+                if volume.scrub is not None:
+                    meta.start_job(volume.scrub.ask_s, volume.scrub)
         else:
             await meta.reload_usage()
     except BaseException:

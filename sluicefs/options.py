@@ -113,6 +113,7 @@ client_options = chain(
     option("--heartbeat", type=DURATION, default="12s", help="How often this client reports; 1s to 10m."),
     option("--no-bgjob", is_flag=True, help="No background work from this client."),
     option("--backup-meta", type=DURATION, default="1h", help="Between automatic backups of metadata; 0 is never."),
+    option("--scrub", type=size(), default="0", help="Bytes per second to read back and prove in the background."),
     option("--read-only", is_flag=True, help="Refuse every change."),
 )
 

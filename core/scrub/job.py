@@ -32,12 +32,14 @@ REST_S: Final = 7 * 24 * 3600
 
 
 class ScrubJob:
-    """`meta.start_job(ASK_S, ScrubJob(volume, rate))`. Its counts are what metrics show, since the process began."""
+    """`job = ScrubJob(volume, rate)`, `meta.start_job(job.ask_s, job)`. Its counts, since the process began, are what
+    metrics show."""
 
     def __init__(self, volume: Volume, bytes_per_s: float, *, rest_s: float = REST_S) -> None:
         self._volume = volume
         self._bytes_per_s = bytes_per_s
         self._rest_s = rest_s
+        self.ask_s = ASK_S
         self.blocks = 0
         self.bytes = 0
         self.faults = 0

@@ -235,6 +235,8 @@ class Door:
             volume.meta.start_job(
                 options.backup_meta_s / 10, partial(autobackup, volume.meta, volume.objects, options.backup_meta_s)
             )
+        if volume.scrub is not None:
+            volume.meta.start_job(volume.scrub.ask_s, volume.scrub)
 
     def _fatal(self, error: VolumeError) -> None:
         log.critical("%s; this mount ends", error)

@@ -169,6 +169,10 @@ def _gauges(volume: Volume, metrics: Metrics, vfs: VFS | None) -> None:
     gauges["used_read_buffer_size_bytes"] = lambda: slices.budget.reads
     gauges["store_cache_size_bytes"] = lambda: slices._hot.used
     gauges["fuse_open_handlers"] = lambda: sum(meta.open_files.values())
+    if (scrub := volume.scrub) is not None:
+        gauges["scrub_blocks"] = lambda: scrub.blocks
+        gauges["scrub_bytes"] = lambda: scrub.bytes
+        gauges["scrub_faults"] = lambda: scrub.faults
     folders = cache._all if isinstance(cache, DiskCache) else []
     gauges["blockcache_blocks"] = lambda: sum(f.index.items for f in folders)
     gauges["blockcache_bytes"] = lambda: sum(f.index.used for f in folders)
