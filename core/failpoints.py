@@ -25,9 +25,13 @@ ENVIRONMENT: Final = "SLUICE_FAILPOINTS"
 
 #: Every point there is and what has happened when it is reached. Tests run through this table.
 POINTS: Final[dict[str, str]] = {
+    "slice.id-taken": "a slice has an id, none of its blocks has left",
+    "block.before-encode": "a block of a slice is full and plain",
     "block.before-put": "a block of a slice is full, nothing of it is stored",
-    "block.stored": "a block of a slice is stored, its slice is not finished",
-    "pack.before-put": "a pack has its members and its id, nothing is stored",
+    "block.put": "a block of a slice is stored, no cache knows it",
+    "block.stored": "a block of a slice is stored and cached, its slice is not finished",
+    "pack.id-taken": "a pack has an id, its members are plain",
+    "pack.before-put": "a pack is encoded, nothing is stored",
     "pack.stored": "a pack is stored, its members don't know yet",
     "content.finished": "all bytes of a body are stored and bound to no name",
     "publish.before-commit": "a publish has decided what to write and not committed it",

@@ -157,8 +157,10 @@ class Packer:
         try:
             slice_id = await self._new_slice_id()
             block = (slice_id, 0, size)
+            await point("pack.id-taken")
+            payload = await self._transfer.encode(data)
             await point("pack.before-put")
-            await self._transfer.put(block, await self._transfer.encode(data))
+            await self._transfer.put(block, payload)
             await point("pack.stored")
         finally:
             self._budget.release(size)

@@ -144,6 +144,7 @@ class BlockSliceWriter:
                 self._raise()
         if not self._id:
             self._id = await self._new_slice_id()
+            await point("slice.id-taken")
         assert self._buffer is not None
         upload = _Upload((self._id, self._sent, self._filled), self._buffer)
         self._buffer = None
@@ -157,10 +158,12 @@ class BlockSliceWriter:
         buffer, block = upload.buffer, upload.block
         assert buffer is not None
         view = memoryview(buffer)[: block[2]]
+        await point("block.before-encode")
         payload = await self._transfer.encode(view)
         await point("block.before-put")
         if payload is view:
             upload.clean = await self._transfer.put(block, payload, self._failed)
+            await point("block.put")
             self._on_stored(block, view)
         else:
             # The plain bytes aren't needed any more: swap the buffer for what the compressed copy takes.
@@ -170,6 +173,7 @@ class BlockSliceWriter:
             upload.buffer = None
             self._pool.release(buffer)
             await self._transfer.put(block, payload, self._failed)
+            await point("block.put")
         await point("block.stored")
 
     def _uploaded(self, upload: _Upload, task: asyncio.Task[None]) -> None:
