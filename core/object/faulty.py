@@ -22,7 +22,8 @@ class Fault(NamedTuple):
 
     method: put, get, delete, head, list or "*". nth: that call of the method (from 1), 0 = each by `chance`.
     times: how many calls in a row, -1 = from then on. kind: "error" before anything happened, "late" an error after the
-    store did it, "delay" by `seconds`, "hang" until cancelled, "truncate" the data to half, "flip" one byte of it.
+    store did it, "delay" by `seconds` (with a small `chance`: a slow tail), "hang" until cancelled; and of the data:
+    "truncate" it to half, "flip" one bit of it, "other" bytes of the same length, "extend" it by one byte.
     """
 
     method: str
@@ -34,7 +35,8 @@ class Fault(NamedTuple):
     retryable: bool = True
 
 
-KINDS = ("error", "late", "delay", "hang", "truncate", "flip")
+KINDS = ("error", "late", "delay", "hang", "truncate", "flip", "other", "extend")
+HARMFUL = frozenset({"truncate", "flip", "other", "extend"})
 
 
 class FaultyStore(ObjectStore):
@@ -108,11 +110,15 @@ class FaultyStore(ObjectStore):
                 changed = bytearray(data)
                 changed[self._rng.randrange(size)] ^= 1 << self._rng.randrange(8)
                 data = changed
+            elif fault.kind == "other":
+                data = self._rng.randbytes(size)
+            elif fault.kind == "extend":
+                data = bytes(data) + b"\0"
         return data
 
     async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         found = await self._before("put", key)
-        harmful = any(fault.kind in ("truncate", "flip") for fault in found)
+        harmful = any(fault.kind in HARMFUL for fault in found)
         await self.store.put(key, self._damage(found, joined(views(data))) if harmful else data)
         self._after(found, "put", key)
 

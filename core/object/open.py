@@ -2,8 +2,8 @@
 """From a volume's settings to its object store, and the proof that the store works.
 
 A new kind of storage is one line in STORAGES: here, or in the tables of `clouds/registry.py` and `servers.py`.
-Order of the layers, outermost first: bandwidth limit, encryption, volume prefix, shards, the store itself (with its
-checksum). Source: spec data-path §1.2, §1.4, §3 (write order), §4.2.
+Order of the layers, outermost first: bandwidth limit, encryption, volume prefix, hedged reads, shards, the store itself
+(with its checksum). Source: spec data-path §1.2, §1.4, §3 (write order), §4.2.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core.object.api import ObjectStore
 from core.object.clouds.registry import OPENERS as CLOUDS, check_bucket
 from core.object.encrypted import EncryptedStore, Envelope, load_key
 from core.object.file import FileStore
+from core.object.hedged import HedgedStore
 from core.object.limited import LimitedStore, TokenBucket, bytes_per_second
 from core.object.memory import MemStore
 from core.object.prefix import PrefixStore
@@ -57,6 +58,10 @@ def _s3(storage: str, bucket: str, access_key: str, secret_key: str, session_tok
 STORAGES: dict[str, Opener] = {"file": _file, "mem": _mem, "minio": _s3, "s3": _s3, **CLOUDS, **OPENERS}
 
 
+#: Storages with many servers behind one name; a second request to a lone one (a database, SSH, a NAS) only adds load.
+HEDGED = frozenset({"s3", "minio", "swift", *CLOUDS} - {"webdav"})
+
+
 def normalise_bucket(storage: str, bucket: str) -> str:
     """The form in which a bucket is stored in the volume's settings. Raises ConfigError if it can't be used."""
     kind = _known(storage)
@@ -88,10 +93,12 @@ def open_store(
     passphrase: str | None = None,
     upload_limit_mbps: float = 0,
     download_limit_mbps: float = 0,
+    hedge: bool | None = None,
 ) -> ObjectStore:
     """The whole stack for one volume. Opens no connection; raises ConfigError for what can't work.
 
     passphrase: of the private key, by default from JFS_RSA_PASSPHRASE. Retries are the caller's (`RetriedStore`).
+    hedge: ask late reads a second time; by default for clouds, unless SLUICE_HEDGED_READS is 0.
     """
     kind = _known(storage)
     opener = STORAGES[kind]
@@ -99,13 +106,19 @@ def open_store(
     # The key first: a wrong pass phrase must not leave open stores behind.
     envelope = Envelope(load_key(encrypt_key_pem, passphrase), encrypt_algo) if encrypt_key_pem else None
     stores = [opener(kind, one, access_key, secret_key, session_token) for one in buckets]
-    store = PrefixStore(ShardedStore(stores) if len(stores) > 1 else stores[0], f"{volume}/")
-    result: ObjectStore = store
+    result = ShardedStore(stores) if len(stores) > 1 else stores[0]
+    if _hedges(kind) if hedge is None else hedge:
+        result = HedgedStore(result)
+    result = PrefixStore(result, f"{volume}/")
     if envelope is not None:
         result = EncryptedStore(result, envelope)
     if upload_limit_mbps > 0 or download_limit_mbps > 0:
         result = LimitedStore(result, _bucket_of(upload_limit_mbps), _bucket_of(download_limit_mbps))
     return result
+
+
+def _hedges(kind: str) -> bool:
+    return kind in HEDGED and os.environ.get("SLUICE_HEDGED_READS", "").lower() not in ("0", "false", "no", "off")
 
 
 def _bucket_of(mbps: float) -> TokenBucket | None:
