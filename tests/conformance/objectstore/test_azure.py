@@ -12,7 +12,7 @@ from core.object.api import ObjectStore
 from core.object.open import open_store
 from tests.conformance.objectstore.suite import HOSTILE, ObjectStoreSuite
 from tests.servers import azurite
-from tests.servers.process import Server, missing
+from tests.servers.process import Server
 
 # OpenDAL takes white space off a path's ends; the store refuses such a key instead of giving it another name.
 KEYS = [key for key in HOSTILE if key == key.strip()]
@@ -22,14 +22,6 @@ KEYS = [key for key in HOSTILE if key == key.strip()]
 def server() -> Iterator[Server]:
     with azurite.azurite() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def opendal() -> None:
-    try:
-        import opendal  # noqa: F401
-    except ImportError:
-        missing("opendal", "pip install opendal")
 
 
 class TestAzurite(ObjectStoreSuite):
