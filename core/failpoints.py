@@ -17,6 +17,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from typing import Final, NamedTuple
 
 from core.errors import ConfigError, MetaError
@@ -33,6 +34,12 @@ POINTS: Final[dict[str, str]] = {
     "pack.id-taken": "a pack has an id, its members are plain",
     "pack.before-put": "a pack is encoded, nothing is stored",
     "pack.stored": "a pack is stored, its members don't know yet",
+    "stage.before-write": "a block is about to be staged, nothing of it is on disk",
+    "stage.written": "blocks have their names under rawstaging and raw, nothing was synced (in a thread)",
+    "stage.synced": "a block is staged and on disk, its writer doesn't know yet",
+    "stage.before-upload": "a staged block was read and proven, it isn't in the object store",
+    "stage.uploaded": "a staged block is in the object store, its file still waits",
+    "stage.done": "a staged block is in the object store, its file is gone",
     "content.finished": "all bytes of a body are stored and bound to no name",
     "publish.before-commit": "a publish has decided what to write and not committed it",
     "publish.committed": "a publish is committed, nobody was told",
@@ -81,6 +88,14 @@ async def point(name: str) -> None:
         await _reached(name)
 
 
+def blocking_point(name: str) -> None:
+    """The same in a thread that isn't the loop's."""
+    if _armed:
+        plan = _plan(name)
+        if plan is not None and not _act(plan, name):
+            time.sleep(plan.delay_s)
+
+
 def arm(text: str) -> None:
     """Replace what is armed; "" disarms everything. Counts of calls start anew. Raises ConfigError."""
     global _armed
@@ -106,17 +121,28 @@ def calls(name: str) -> int:
 
 
 async def _reached(name: str) -> None:
+    plan = _plan(name)
+    if plan is not None and not _act(plan, name):
+        await asyncio.sleep(plan.delay_s)
+
+
+def _plan(name: str) -> _Plan | None:
+    """What to do at this call of a point, if anything."""
     _calls[name] = count = _calls.get(name, 0) + 1
     plan = _plans.get(name)
     if plan is None or (count < plan.first if plan.onwards else count != plan.first):
-        return
+        return None
+    return plan
+
+
+def _act(plan: _Plan, name: str) -> bool:
+    """False: it is a delay, which the caller knows how to wait for."""
     if plan.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif plan.action == "raise":
         # Nobody knows whether a commit got through: callers treat it as they treat a lost database.
         raise MetaError(f"failpoint {name}")
-    else:
-        await asyncio.sleep(plan.delay_s)
+    return plan.action == "kill"
 
 
 arm(os.environ.get(ENVIRONMENT, ""))

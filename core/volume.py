@@ -6,7 +6,6 @@ The record store comes from the URL's scheme, the object store from the volume's
 
 from __future__ import annotations
 
-import glob
 import importlib
 import logging
 import os
@@ -14,9 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from core.chunk.blockcache import BlockCache
-from core.chunk.cachedir import CacheLimits
-from core.chunk.diskcache import DiskCache
+from core.chunk.cacheoptions import CacheOptions, open_cache
 from core.chunk.merge import Merger
 from core.chunk.store import BlockSliceStore
 from core.config import mask_url, parse_meta_url
@@ -29,6 +26,7 @@ from core.meta.sessions import HEARTBEAT_S
 from core.meta.store import RecordStore
 from core.object.api import ObjectStore
 from core.object.open import normalise_bucket, open_store, prove
+from core.object.servers import require_block_fits
 from core.vfs.filesystem import FileSystem
 
 if TYPE_CHECKING:
@@ -126,7 +124,10 @@ async def open_volume(
     storage: str | None = None,
     bucket: str | None = None,
     cache_dir: str | None = None,
-    cache_size: int = 0,
+    cache_size: int | None = None,
+    cache: CacheOptions | None = None,
+    cache_local: bool = True,
+    max_readahead: int | None = None,
     buffer_size: int = DEFAULT_BUFFER,
     max_uploads: int = 20,
     max_downloads: int = 200,
@@ -143,8 +144,9 @@ async def open_volume(
 
     session: register this client (gc and similar tools don't). backup_meta: seconds between automatic backups of the
     metadata into the object store, by whichever client is due; 0 is never. atime_mode: noatime, relatime, strictatime.
-    cache_dir: disk cache; cache_size in bytes, 0 = none. buffer_size: memory budget in bytes for everything. Bandwidth
-    limits in Mbit/s.
+    cache_dir: folders of the disk cache, or "memory"; cache_size in bytes, 0: no cache. cache: the rest about caches.
+    cache_local: also where objects are local files. buffer_size: memory budget in bytes for everything else.
+    max_readahead: bytes ahead of one sequential reader (None: as much as pays). Bandwidth limits in Mbit/s.
     scrub: read all blocks back in the background, so many bytes a second, by one client of the volume at a time.
     """
     store = open_record_store(meta_url)
@@ -159,18 +161,29 @@ async def open_volume(
             fmt, storage=storage, bucket=bucket, upload_limit=upload_limit, download_limit=download_limit
         )
         meta = Meta(store, fmt, read_only=read_only, atime_mode=atime_mode)
-        cache: BlockCache | None = None
-        if cache_dir and cache_size:
-            cache = DiskCache(
-                _cache_folders(cache_dir), fmt.uuid, CacheLimits(size=cache_size), hash_prefix=fmt.hash_prefix
-            )
+        wanted = cache or CacheOptions()
+        if not cache_local and not wanted.writeback and objects.features.local_path and fmt.compression in ("", "none"):
+            cache_dir = None  # a second file beside the object's own
+        blocks, wanted = open_cache(
+            cache_dir,
+            cache_size,
+            wanted,
+            uuid=fmt.uuid,
+            hash_prefix=fmt.hash_prefix,
+            buffer_size=buffer_size,
+        )
         slices = BlockSliceStore(
             objects,
             block_size=fmt.block_size,
             compression=fmt.compression,
             hash_prefix=fmt.hash_prefix,
             new_slice_id=meta.slice_ids.take,
-            cache=cache,
+            cache=blocks,
+            staging=wanted.staging(),
+            cache_large_write=wanted.large_write,
+            cache_partial_only=wanted.partial_only,
+            prefetch=wanted.prefetch,
+            max_readahead=max_readahead,
             memory_budget=buffer_size,
             max_uploads=max_uploads,
             max_downloads=max_downloads,
@@ -212,14 +225,6 @@ async def open_volume(
     return volume
 
 
-def _cache_folders(text: str) -> list[str]:
-    """`--cache-dir` lists folders separated by `:` (or `,`), with wildcards expanded once (data-path §5.1)."""
-    found: list[str] = []
-    for part in text.split(":" if ":" in text else ","):
-        found += sorted(glob.glob(part)) if glob.has_magic(part) else [part]
-    return [folder for folder in found if folder]
-
-
 async def format_volume(meta_url: str, fmt: Format, *, force: bool = False, no_update: bool = False) -> Format:
     """Create a volume, or change the settings of an existing one; returns what is stored now.
 
@@ -235,6 +240,7 @@ async def format_volume(meta_url: str, fmt: Format, *, force: bool = False, no_u
                 return old
             fmt = fmt if force else fmt.replacing(old)
         fmt.validate()
+        require_block_fits(fmt.storage, fmt.block_size)
         objects = open_objects(fmt)
         try:
             check = not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE")

@@ -104,7 +104,7 @@ def make_wish(meta_url: str, mount_point: str, fmt: Format, given: dict[str, Any
         "metrics_given": metrics_text != _DEFAULT_METRICS, "labels": parse_labels(options.pop("custom_labels")),
         "check_storage": options.pop("check_storage"),
     }  # fmt: skip
-    volume = volume_options(options)
+    volume = volume_options(options, door=True)
     volume.pop("heartbeat_s", None)
     volume.pop("jobs", None)
     return Wish(meta_url, mount_point, kernel, door, volume, **wish)
@@ -148,7 +148,7 @@ def with_copies(wish: Wish, uuid: str) -> DoorOptions:
         return wish.door
     name = f"passed-{found.device.replace(':', '.')}"
     first = str(wish.volume.get("cache_dir") or "").partition(":")[0]
-    if glob.has_magic(first):
+    if glob.has_magic(first) or first == "memory":
         first = ""
     try:
         base = os.path.join(first, uuid) if first else runtime.private(f"/var/tmp/sluicefs-{os.geteuid()}")  # noqa: S108

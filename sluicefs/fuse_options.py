@@ -34,30 +34,13 @@ NOT_THERE: Final[dict[str, str]] = {
     "open-cache": "attributes of opened files are never believed to be fresh",
     "storage-class": "set it with `sluice config`",
     "tag": "objects can't be tagged yet",
-    "max-stage-write": "there is no write-back to local disks yet",
-    "writeback": "there is no write-back to local disks yet; data is stored when fsync or close returns",
-    "writeback-threshold-size": "there is no write-back to local disks yet",
-    "upload-delay": "there is no write-back to local disks yet",
-    "upload-hours": "there is no write-back to local disks yet",
-    "max-readahead": "read-ahead follows the measured bandwidth and --buffer-size",
-    "prefetch": "read-ahead follows the measured bandwidth and --buffer-size",
-    "cache-mode": "cached blocks are readable by their owner only",
-    "cache-items": "the cache is limited by --cache-size",
-    "free-space-ratio": "10 % of the cache's disk are always kept free",
-    "cache-partial-only": "whole blocks are cached",
-    "cache-large-write": "large writes don't fill the cache",
-    "verify-cache-checksum": "cached blocks are always verified",
-    "cache-eviction": "there is one way of eviction",
-    "cache-scan-interval": "the cache is scanned each hour",
-    "cache-expire": "cached blocks don't expire",
     "backup-skip-trash": "backups hold the trash, too",
     "consul": "register the address of --metrics by other means",
     "pyroscope": "profiles can't be pushed",
 }
 #: They have no value after them.
 _SWITCHES: Final = frozenset(
-    ("sort-dir", "no-usage-report", "no-agent", "writeback", "cache-partial-only", "cache-large-write",
-     "backup-skip-trash")
+    ("sort-dir", "no-usage-report", "no-agent", "backup-skip-trash")
 )  # fmt: skip
 
 #: Options of -o that mount(2) and the kernel's FUSE take as they are.

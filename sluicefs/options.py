@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from core.chunk.cacheoptions import CacheOptions, default_cache_dir
 from core.config import Address, parse_address, parse_bandwidth, parse_duration, parse_size
 from core.errors import ConfigError
 from core.log import LEVELS, hide
@@ -70,6 +71,15 @@ class _AddressType(_ParamType):
 ADDRESS = _AddressType()
 
 
+def _checksum_level(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value in ("none", "full", "shrink", "extend"):
+        return value
+    from sluicefs.output import note
+
+    note(f"--verify-cache-checksum: there is no level {value!r}; `extend` it is")  # as JuiceFS does (data-path §12.3)
+    return "extend"
+
+
 def option(*names: str, **rest: Any) -> Callable[[F], F]:
     """`click.option` that also reads SLUICE_<NAME>."""
     longest = max((name for part in names for name in part.split("/")), key=len)
@@ -97,12 +107,58 @@ store_override = chain(
     option("--bucket", metavar="URL", help="Bucket or folder to use instead of the volume's own."),
 )
 
+
+def _octal(text: str) -> int:
+    if not text.strip() or set(text.strip()) - set("01234567"):
+        raise ConfigError(f"mode: {text!r} is no octal number such as 0600")
+    return int(text, 8)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"ratio: {text!r} is no number such as 0.1") from None
+
+
+def _interval(text: str) -> float:
+    """A duration; negative ones mean never."""
+    return -1 if text.strip().startswith("-") else parse_duration(text)
+
+
+#: Blocks on local disks or in memory, and writes that are acknowledged there.
+cache_options = chain(
+    option("--cache-dir", metavar="PATHS", help="Folders for cached blocks, separated by colons, or `memory` (default "
+           "of doors: /var/jfsCache or ~/.juicefs/cache, none where objects are local files; else none)."),
+    option("--cache-size", type=size(1 << 20), help="Space in all of them (MiB; default 100G, in memory 100M); 0 is no "
+           "cache."),
+    option("--cache-items", type=click.IntRange(0), default=0, help="Most blocks; 0: what the disk has room for."),
+    option("--cache-mode", type=_Parsed("octal", _octal), default="0600", help="Mode of cached files."),
+    option("--free-space-ratio", type=_Parsed("ratio", _ratio), default="0.1", help="Share of the disk to leave free."),
+    option("--cache-partial-only", is_flag=True, help="Cache only blocks of which parts are read."),
+    option("--cache-large-write", is_flag=True, help="Cache also full blocks that are written."),
+    option("--verify-cache-checksum", metavar="LEVEL", default="extend", callback=_checksum_level,
+           help="How reads of cached blocks are verified: none, full, shrink, extend."),
+    option("--cache-eviction", type=click.Choice(["2-random", "lru", "none"]), default="2-random",
+           help="Which blocks go when there is no room."),
+    option("--cache-scan-interval", type=_Parsed("duration", _interval), default="1h",
+           help="Between looks at the folders; 0: only at the start, negative: never."),
+    option("--cache-expire", type=DURATION, default="0s", help="Drop blocks that weren't used for so long; 0: never."),
+    option("--writeback", is_flag=True, help="Acknowledge writes when they are on the local disk, upload later."),
+    option("--writeback-threshold-size", type=size(1), default="0", help="Only blocks below this size; 0: all."),
+    option("--upload-delay", type=DURATION, default="0s", help="Wait so long before uploading (with --writeback)."),
+    option("--upload-hours", metavar="FROM,TO", help="Upload only in these hours of the day, such as 22,6."),
+    option("--max-stage-write", type=click.IntRange(0), default=1000,
+           help="Writes to the local disk at once; beyond it blocks are uploaded at once."),
+)  # fmt: skip
+
 #: Caches and transfers of one client; `volume_options` gives them to `open_volume`.
 client_options = chain(
     store_override,
-    option("--cache-dir", metavar="PATH", help="Folders for cached blocks, separated by colons (default: RAM only)."),
-    option("--cache-size", type=size(1 << 20), default="100G", help="Space in them (MiB without a suffix)."),
     option("--buffer-size", type=size(1 << 20), default="300M", help="Memory for reading and writing (MiB)."),
+    option("--max-readahead", type=size(1 << 20), help="Ahead of one reader (MiB; default: what the link needs)."),
+    option("--prefetch", type=click.IntRange(0), default=1, help="Blocks fetched whole at a time after partial reads."),
+    cache_options,
     option("--max-uploads", type=click.IntRange(1), default=20, help="Uploads at the same time."),
     option("--max-downloads", type=click.IntRange(1), default=200, help="Downloads at the same time."),
     option("--get-timeout", type=DURATION, default="60s", help="For one download."),
@@ -121,8 +177,19 @@ client_options = chain(
 _RENAMED = {"get_timeout": "get_timeout_s", "put_timeout": "put_timeout_s"}
 
 
-def volume_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What `client_options` collected, in the words of `open_volume`."""
+#: Option -> field of `CacheOptions`.
+_CACHE = {
+    "cache_mode": "mode", "cache_items": "items", "free_space_ratio": "free_ratio",
+    "cache_partial_only": "partial_only", "cache_large_write": "large_write", "verify_cache_checksum": "verify",
+    "cache_eviction": "eviction", "cache_scan_interval": "scan_interval_s", "cache_expire": "expire_s",
+    "prefetch": "prefetch", "writeback": "writeback", "writeback_threshold_size": "writeback_threshold",
+    "upload_delay": "upload_delay_s", "upload_hours": "upload_hours", "max_stage_write": "max_stage_write",
+}  # fmt: skip
+
+
+def volume_options(options: dict[str, Any], *, door: bool = False) -> dict[str, Any]:
+    """What `client_options` collected, in the words of `open_volume`. door: of something that serves for long, which
+    has a disk cache unless it is told otherwise."""
     found = {_RENAMED.get(name, name): value for name, value in options.items() if value is not None}
     if "no_bgjob" in found:
         found["jobs"] = not found.pop("no_bgjob")
@@ -133,9 +200,13 @@ def volume_options(options: dict[str, Any]) -> dict[str, Any]:
         found["heartbeat_s"] = round(seconds)
     if 0 < found.get("backup_meta", 0) < 300:
         raise ConfigError("--backup-meta: at least 5m, or 0 for none")
-    if found.get("cache_dir") in (None, "memory"):
-        found.pop("cache_dir", None)
-        found.pop("cache_size", None)
+    cache = {_CACHE[name]: found.pop(name) for name in list(found) if name in _CACHE}
+    if cache:
+        wanted = found["cache"] = CacheOptions(**cache)
+        wanted.validate()
+        if door and not found.get("cache_dir"):
+            found["cache_dir"] = default_cache_dir()
+            found["cache_local"] = False
     return found
 
 

@@ -74,7 +74,7 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     """Options of a command: (of the S3 rules, of the server, of the volume)."""
     rules = {name: options.pop(name) for name in (*_CONFIG, *_OTHER)}
     server = {name: options.pop(name) for name in _SERVER}
-    return rules, server, volume_options(options)
+    return rules, server, volume_options(options, door=True)
 
 
 class S3Door:

@@ -104,7 +104,7 @@ def split_webdav(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     """Options of a command: (of the WebDAV rules, of the server, of the volume)."""
     rules = {name: options.pop(name) for name in (*_PLAIN, *_OTHER)}
     server = {name: options.pop(name) for name in _SERVER}
-    return rules, server, volume_options(options)
+    return rules, server, volume_options(options, door=True)
 
 
 def webdav_config(rules: Mapping[str, Any], *, read_only: bool) -> WebDavConfig:

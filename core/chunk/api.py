@@ -8,12 +8,20 @@ A `Piece` is a part of a slice as a file uses it; files that were packed togethe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from core.object.api import Buffer
 
 #: Hands out fresh slice ids (from the metadata counter, in batches).
 NewSliceId = Callable[[], Awaitable[int]]
+
+
+class Durability(Enum):
+    """What "stored" means for a write. STAGED may become STORED at any time: a full disk, a large block."""
+
+    STORED = "stored"  # in the object store
+    STAGED = "staged"  # on a local disk, synced; uploaded later by this client, or the next one with its directories
 
 
 class Piece(NamedTuple):
@@ -72,15 +80,16 @@ class SliceStore(Protocol):
 
     block_size: int
 
-    async def writer(self, size_hint: int | None = None) -> SliceWriter:
-        """Start a slice. size_hint: expected length, saves memory if it is less than a block."""
+    async def writer(self, size_hint: int | None = None, durability: Durability | None = None) -> SliceWriter:
+        """Start a slice. size_hint: expected length, saves memory if it is less than a block. durability: of its
+        blocks when `finish` returns; None: what this client does by default (`--writeback`)."""
         ...
 
-    async def pack(self, data: Buffer) -> Piece:
+    async def pack(self, data: Buffer, durability: Durability | None = None) -> Piece:
         """Store a small piece (< block size), sharing one object with others that are written at the same moment.
 
         Group commit: a lone caller's object leaves at once; callers during an upload gather in the next one.
-        Returns when the object is stored.
+        Returns when the object is stored, or staged, as for `writer`.
         """
         ...
 

@@ -52,7 +52,20 @@ class BlockCache(ABC):
         return None
 
     @abstractmethod
-    def remove(self, block: BlockId) -> None: ...
+    def remove(self, block: BlockId) -> None:
+        """Drop a block to save space; one that waits for its upload stays."""
+
+    async def discard(self, block: BlockId) -> None:
+        """The block is deleted for good: drop it, also if it waits for its upload."""
+        self.remove(block)
+
+    def is_pinned(self, block: BlockId) -> bool:
+        """Does it wait for its upload? Then `remove` leaves it alone."""
+        return False
+
+    async def rescue(self, block: BlockId) -> Buffer | None:
+        """A whole block that the object store doesn't have; perhaps another process has staged it on this machine."""
+        return None
 
     async def close(self) -> None:  # noqa: B027 - optional
         """Stop threads. What is on disk stays."""

@@ -4,12 +4,13 @@
 Methods may be called from any thread unless they say otherwise. Source: data-path §5.1 (layout, shared with the
 reference client), §5.6 (limits, eviction, scan), §5.7 (write queue), §5.8 (health).
 
-Errors never reach a caller. A full or broken disk is logged once, the directory is left alone, and a probe file tells
-when it may be used again.
+Errors never reach a caller: whoever asks gets None and goes to the object store. Blocks that wait for their upload
+(`core/chunk/staging.py`) lie here, too; they are never evicted, and no error of a disk makes us drop the only copy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -25,17 +26,19 @@ import msgspec
 
 from core.chunk import cachefile
 from core.chunk.api import FileRange
+from core.chunk.cachehealth import PROBE_EVERY_S, Health
 from core.chunk.cacheindex import CacheIndex, Entry, Eviction
-from core.chunk.naming import BlockId, block_key, parse_block_key
+from core.chunk.cachescan import RAW, STAGING, Staged, block_of, iter_files, iter_staged
+from core.chunk.naming import BlockId, block_key
 from core.errors import DataCorrupt
 from core.object.api import Buffer
 
 log = logging.getLogger("sluice.chunk.cache")
 
-_ERRORS_TO_DOWN: Final = 3  # within a minute (§5.8)
-_PROBE_EVERY_S: Final = 10
 _LOCK_CHECK_EVERY_S: Final = 10
 _TICK_S: Final = 1.0
+#: A thread that hangs in a dead disk isn't waited for any longer when the cache is closed.
+_JOIN_S: Final = 5.0
 
 
 class CacheLimits(msgspec.Struct, frozen=True):
@@ -50,6 +53,7 @@ class CacheLimits(msgspec.Struct, frozen=True):
     scan_interval_s: float = 3600  # 0: only at start; negative: never
     file_mode: int = 0o600
     queue_bytes: int = 60 << 20  # 20 % of the default buffer size (§5.7)
+    writeback: bool = False  # blocks are staged here: other processes' ones are looked for, health is no matter
 
 
 class CacheDir:
@@ -63,18 +67,25 @@ class CacheDir:
         hash_prefix: bool = False,
         on_written: Callable[[BlockId, bytes], None] = lambda block, data: None,
         now: Callable[[], float] = time.time,
+        health: Health | None = None,
     ) -> None:
         self.folder = folder
         self.limits = limits
         self.id = ""
         self.index = CacheIndex()
         self.scanned = False
-        self.down = False
+        self.health = health or Health(judges=not limits.writeback)
         self.full = False  # the device is short of space or inodes
+        self.stage_full = False  # so short that nothing may be staged
+        #: Told about the bytes and inodes that are missing although everything that may go has gone.
+        self.on_pressure: Callable[[CacheDir, int, int], None] | None = None
+        #: Told about staged files that a scan finds.
+        self.on_staged: Callable[[CacheDir, list[Staged]], None] | None = None
         self.pending: dict[BlockId, bytes] = {}  # queued for writing, readable meanwhile
         self.pending_bytes = 0
-        self._raw = os.path.join(folder, "raw")
-        self._dir_mode = cachefile.directory_mode(limits.file_mode)
+        self._raw = os.path.join(folder, RAW)
+        self._staging = os.path.join(folder, STAGING)
+        self.dir_mode = cachefile.directory_mode(limits.file_mode)
         self._hash_prefix = hash_prefix
         self._on_written = on_written
         self._now = now
@@ -85,17 +96,21 @@ class CacheDir:
         self._room = threading.Lock()  # of pending_bytes
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._errors: list[float] = []
         self._deficit = (0, 0)  # bytes and inodes missing on the device
-        self._next_probe = self._next_lock_check = 0.0
+        self._next_lock_check = 0.0
+        self._prober: threading.Thread | None = None
+
+    @property
+    def down(self) -> bool:
+        return self.health.state == "down"
 
     def prepare(self) -> None:
         """Make the folder and its `.lock`, look at the device. Raises OSError."""
-        cachefile.make_dirs(self._raw, self._dir_mode)
+        cachefile.make_dirs(self._raw, self.dir_mode)
         for folder in (self.folder, self._raw):
             status = os.stat(folder)
-            if status.st_uid == os.geteuid() and status.st_mode & 0o777 != self._dir_mode:
-                os.chmod(folder, self._dir_mode)
+            if status.st_uid == os.geteuid() and status.st_mode & 0o777 != self.dir_mode:
+                os.chmod(folder, self.dir_mode)
         self.id = self._lock_id()
         device = os.statvfs(self.folder)
         self._capacity = min(self.limits.size, int((1 - self._free_ratio) * device.f_blocks * device.f_frsize))
@@ -116,40 +131,59 @@ class CacheDir:
         self._stop.set()
         self._queue.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(_JOIN_S)
+            if thread.is_alive():
+                log.error("cache directory %s: its disk doesn't answer; what was queued for it is dropped", self.folder)
         self._threads.clear()
 
     def path(self, block: BlockId) -> str:
         return f"{self._raw}/{block_key(*block, self._hash_prefix)}"
 
+    def stage_path(self, block: BlockId) -> str:
+        return f"{self._staging}/{block_key(*block, self._hash_prefix)}"
+
     # -- lookups ----------------------------------------------------------------------------------------------------
 
     def may_have(self, block: BlockId) -> bool:
-        """False only if the block is surely not here. Before the first scan the files themselves decide."""
-        return not self.down and (block in self.pending or block in self.index or not self.scanned)
+        """False only if the block is surely not here. Before the first scan the files themselves decide, and so they do
+        where another process may have staged something a moment ago."""
+        return not self.down and (self._unsure or block in self.pending or block in self.index)
+
+    @property
+    def _unsure(self) -> bool:
+        return not self.scanned or self.limits.writeback
 
     def read(self, block: BlockId, off: int, length: int, *, wait: bool = True) -> Buffer | None:
         """Bytes of a block from its file, or None. wait=False: raises NotInMemory instead of waiting for the disk."""
-        if self.down:
-            return None
         entry = self.index.find(block)
-        if entry is None and self.scanned:
+        if entry is None and not self._unsure:
             return None
+        ticket = self.health.begin()
+        if not ticket:
+            return None
+        failed = False
         path, n = self.path(block), block[2]
         read = cachefile.read if wait else cachefile.read_nowait
         try:
-            data = read(path, n, off, length, self.limits.verify)
+            try:
+                data = read(path, n, off, length, self.limits.verify)
+            except FileNotFoundError:
+                if entry is None or entry.size >= 0:
+                    raise
+                # Evicted by somebody who doesn't know that it is staged; the other name of the file is there.
+                data = read(self.stage_path(block), n, off, length, self.limits.verify)
         except FileNotFoundError:
             self.index.drop(block)  # somebody else evicted it
             return None
         except DataCorrupt as e:
             log.warning("%s; the cached block is dropped and read from the object store", e)
-            if entry is None or entry.size >= 0:  # a staged block may be the only copy
-                self.remove(block)
+            self.remove(block)  # unless it is staged: it may be the only copy
             return None
         except OSError as e:
-            self._failed("read", path, e)
+            failed = self._failed("read", path, e)
             return None
+        finally:
+            self.health.end(ticket, failed=failed)
         whole = length == n and self.limits.verify != "none"
         if entry is None:
             self.index.add(block, Entry(n, self._now(), whole))
@@ -157,6 +191,17 @@ class CacheDir:
             entry.atime = self._now()
             entry.verified |= whole
         return data
+
+    def rescue(self, block: BlockId) -> Buffer | None:
+        """A whole block that the object store doesn't have: staged on this machine, perhaps by another process."""
+        for path in (self.stage_path(block), self.path(block)):
+            try:
+                return cachefile.read(path, block[2], 0, block[2], "full")
+            except FileNotFoundError:
+                continue
+            except (DataCorrupt, OSError) as e:
+                log.warning("cache: read %s: %s", path, e)
+        return None
 
     def local_range(self, block: BlockId, off: int, length: int) -> FileRange | None:
         entry = self.index.find(block)
@@ -169,7 +214,7 @@ class CacheDir:
 
     def offer(self, block: BlockId, data: bytes) -> bool:
         """Queue a block for writing; False: no room in the queue or on the disk, or it is here already."""
-        if self.down or self._stop.is_set() or (self.full and self.limits.eviction == "none"):
+        if self.health.state == "down" or self._stop.is_set() or (self.full and self.limits.eviction == "none"):
             return False
         if block in self.pending or block in self.index:
             return False
@@ -182,32 +227,82 @@ class CacheDir:
         return True
 
     def remove(self, block: BlockId) -> None:
-        """Forget a block and unlink its file."""
+        """Forget a block and unlink its file, unless it is staged."""
         self._take_pending(block)
+        entry = self.index.find(block)
+        if entry is not None and entry.size < 0:
+            return
         self.index.drop(block)
-        try:
-            os.unlink(self.path(block))
-        except FileNotFoundError:
-            pass
-        except OSError as e:
-            self._failed("unlink", self.path(block), e)
+        self._unlink(self.path(block))
+
+    def discard(self, block: BlockId) -> None:
+        """The block is deleted everywhere: also the file that waits for its upload."""
+        self._take_pending(block)
+        self._unlink(self.stage_path(block))
+        self.index.drop(block)
+        self._unlink(self.path(block))
+
+    def staged(self, block: BlockId) -> None:
+        """A block lies under both names from now on; not counted, never evicted until it is uploaded."""
+        self.index.add(block, Entry(-block[2], self._now(), verified=True))
+
+    def uploaded(self, block: BlockId) -> None:
+        """A staged block is in the object store: what is left of it is an ordinary cached block. Unlinks."""
+        self._unlink(self.stage_path(block))
+        if os.path.exists(self.path(block)):
+            # Half of its time is over already, or what is written once would push out what is read (§5.6).
+            self.index.add(block, Entry(block[2], self._now() - self.limits.expire_s / 2))
+        else:
+            self.index.drop(block)
+
+    def link(self, block: BlockId) -> None:
+        """Give a staged file its name among the cached blocks. Raises OSError."""
+        path = self.path(block)
+        for attempt in (1, 2, 3):
+            try:
+                os.link(self.stage_path(block), path)
+                return
+            except FileExistsError:
+                if os.path.samefile(self.stage_path(block), path):
+                    return
+                os.unlink(path)  # the same bytes in another file: both names must be one, so that scans see it
+            except FileNotFoundError:
+                if attempt == 3:
+                    raise
+                cachefile.make_dirs(os.path.dirname(path), self.dir_mode)
+
+    def scan_staged(self) -> list[Staged]:
+        """What waits for its upload here, put into the index. Temporary files of dead writers go."""
+        found = []
+        for one in iter_staged(self.folder, self._hash_prefix, now=self._now(), stopped=self._stop.is_set):
+            found.append(one)
+            entry = self.index.find(one.block)
+            if entry is None or entry.size >= 0:
+                try:
+                    self.link(one.block)
+                    self.index.add(one.block, Entry(-one.block[2], self._now()))
+                except FileNotFoundError:
+                    found.pop()  # uploaded by its owner a moment ago
+                except OSError as e:
+                    log.warning("cache: link %s: %s", one.path, e)
+                    self.index.add(one.block, Entry(-one.block[2], self._now()))
+        return found
 
     def tick(self) -> None:
         """Once a second: free space, eviction, expiry, health."""
         now = self._now()
-        if self.down:
-            if now >= self._next_probe:
-                self._next_probe = now + _PROBE_EVERY_S
-                self._probe()
-            return
+        if self.health.state != "normal":
+            return  # the less is asked of the disk the better
         if now >= self._next_lock_check:
             self._next_lock_check = now + _LOCK_CHECK_EVERY_S
             self._check_lock()
         self._check_space()
         if self.limits.expire_s > 0:
-            for block in self.index.expired(now - max(self.limits.expire_s, 1)):
+            for block in self.index.expired(self._idle_since()):
                 self.remove(block)
         self.evict()
+        if self.full and self.on_pressure is not None:
+            self.on_pressure(self, *self._deficit)
 
     def evict(self) -> None:
         """Drop blocks until the limits hold again, with some air (95 % of the space, 99 % of the items)."""
@@ -225,20 +320,30 @@ class CacheDir:
             used_goal = min(used_goal, int(index.used * 0.95) - space)
         if inodes:
             items_goal = min(items_goal, int(index.items * 0.99) - inodes)
-        for block in index.victims(self.limits.eviction, used_goal, items_goal):
+        for block in index.victims(self.limits.eviction, used_goal, items_goal, self._idle_since()):
             self.remove(block)
         if self.full:
             self._check_space()
 
+    def _idle_since(self) -> float:
+        """Blocks that weren't used since then have expired; 0: none ever does."""
+        return self._now() - max(self.limits.expire_s, 1) if self.limits.expire_s > 0 else 0
+
     def scan(self) -> None:
         """Bring the index in line with the files; remove temporary files and empty folders older than a minute."""
         before = self.index.blocks()
+        if self.on_staged is not None:
+            self.on_staged(self, self.scan_staged())
         found: set[BlockId] = set()
-        self._scan_folder(self._raw, found)
+        for item in iter_files(self._raw, self._now(), self._stop.is_set):
+            with contextlib.suppress(FileNotFoundError):
+                self._scan_file(item, found)
         if self._stop.is_set():
             return
         for block in before - found:
-            self.index.drop(block)
+            entry = self.index.find(block)
+            if entry is not None and (entry.size >= 0 or not os.path.exists(self.stage_path(block))):
+                self.index.drop(block)
         self.scanned = True
 
     # -- threads ----------------------------------------------------------------------------------------------------
@@ -266,17 +371,30 @@ class CacheDir:
         if data is None:
             return  # removed while it waited
         path = self.path(block)
+        ticket = self.health.begin()
+        failed = False
         try:
-            if not self.down and cachefile.write(path, data, self.limits.verify, self.limits.file_mode, self._dir_mode):
+            if ticket and cachefile.write(path, data, self.limits.verify, self.limits.file_mode, self.dir_mode):
                 self.index.add(block, Entry(len(data), self._now(), verified=True))
                 if block not in self.pending:  # removed while it was written
                     self.remove(block)
                 elif self.index.used > self._capacity or self.index.items > self._max_items:
                     self.evict()
         except OSError as e:
-            self._failed("write", path, e)
+            failed = self._failed("write", path, e)
         finally:
+            if ticket:
+                self.health.end(ticket, failed=failed)
             self._take_pending(block)
+
+    def _unlink(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            if self._failed("unlink", path, e):
+                self.health.end(self.health.begin(), failed=True)
 
     def _take_pending(self, block: BlockId) -> None:
         with self._room:
@@ -296,35 +414,9 @@ class CacheDir:
                 return
             self._stop.wait(self.limits.scan_interval_s)
 
-    def _scan_folder(self, folder: str, found: set[BlockId]) -> bool:
-        """True if nothing is left in it."""
-        empty = True
-        with os.scandir(folder) as entries:
-            for item in entries:
-                if self._stop.is_set():
-                    return False
-                try:
-                    if item.is_dir(follow_symlinks=False):
-                        status = item.stat(follow_symlinks=False)
-                        if self._scan_folder(item.path, found) and self._is_old(status.st_mtime):
-                            os.rmdir(item.path)
-                        else:
-                            empty = False
-                    elif item.name.endswith(".tmp") and self._is_old(item.stat().st_mtime):
-                        os.unlink(item.path)
-                    else:
-                        empty = False
-                        self._scan_file(item, found)
-                except (FileNotFoundError, NotADirectoryError):
-                    pass  # evicted meanwhile
-                except OSError as e:
-                    if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-        return empty
-
     def _scan_file(self, item: os.DirEntry[str], found: set[BlockId]) -> None:
-        block = parse_block_key(os.path.relpath(item.path, self._raw))
-        if block is None or self.path(block) != item.path:
+        block = block_of(item.path, self._raw, self._hash_prefix)
+        if block is None:
             return
         found.add(block)
         entry = self.index.find(block)
@@ -332,9 +424,6 @@ class CacheDir:
         staged = status.st_nlink > 1
         if entry is None or (entry.size < 0) != staged:
             self.index.add(block, Entry(-block[2] if staged else block[2], status.st_atime))
-
-    def _is_old(self, mtime: float) -> bool:
-        return self._now() - mtime > cachefile.STALE_TEMP_S
 
     # -- health -----------------------------------------------------------------------------------------------------
 
@@ -363,39 +452,71 @@ class CacheDir:
     def _check_space(self) -> None:
         self._deficit = self._shortage()
         self.full = any(self._deficit)
+        self.stage_full = self.full and any(self._shortage(0.5))
 
-    def _shortage(self) -> tuple[int, int]:
-        """Bytes and inodes that are missing to the free ratio."""
+    def _shortage(self, part: float = 1.0) -> tuple[int, int]:
+        """Bytes and inodes that are missing to the free ratio, or to a part of it."""
         device = os.statvfs(self.folder)
-        space = int(self._free_ratio * device.f_blocks) - device.f_bavail
-        inodes = int(self._free_ratio * device.f_files) - device.f_favail if device.f_files else 0
+        ratio = self._free_ratio * part
+        space = int(ratio * device.f_blocks) - device.f_bavail
+        inodes = int(ratio * device.f_files) - device.f_favail if device.f_files else 0
         return max(space, 0) * device.f_frsize, max(inodes, 0)
 
-    def _failed(self, what: str, path: str, error: OSError) -> None:
-        """Count an IO error; the third within a minute takes the directory out of use. A full disk is no fault."""
+    def _failed(self, what: str, path: str, error: OSError) -> bool:
+        """Say so; True if it is the disk's fault. A full disk is no fault, it only gets nothing more."""
         log.warning("cache: %s %s: %s", what, path, error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self.full = True
-            return
-        now = self._now()
-        self._errors = [t for t in self._errors if now - t < 60] + [now]
-        if len(self._errors) >= _ERRORS_TO_DOWN and not self.down:
-            self.down = True
-            self._next_probe = now + _PROBE_EVERY_S
-            log.error("cache directory %s is out of use after %d errors: %s", self.folder, len(self._errors), error)
+            self.full = self.stage_full = True
+            return False
+        return True
 
-    def _probe(self) -> None:
+    # -- health -----------------------------------------------------------------------------------------------------
+
+    def watch(self) -> bool:
+        """Once a second, never waits for the disk: is it well? False: it is given up for good."""
+        before = self.health.state
+        state = self.health.watch()
+        if state == before == "normal":
+            return True
+        if state == "unstable" and (self._prober is None or not self._prober.is_alive()):
+            log.error(
+                "cache directory %s is unstable (errors, or operations beyond %g s): it is used little and probed; "
+                "look at its disk", self.folder, self.health.limits.max_io_s,
+            )  # fmt: skip
+            self._prober = threading.Thread(target=self._probe_loop, name="sluice-cache-probe", daemon=True)
+            self._prober.start()
+        elif state == "normal" and before == "unstable":
+            log.warning("cache directory %s works again", self.folder)
+        elif state == "down" and before != "down":
+            log.error(
+                "cache directory %s is given up after %g s of errors: its blocks are read from the object store; "
+                "mend its disk and start this client again", self.folder, self.health.limits.to_down_s,
+            )  # fmt: skip
+        return state != "down"
+
+    def _probe_loop(self) -> None:
+        while self.health.state == "unstable" and not self._stop.wait(PROBE_EVERY_S):
+            self.probe()
+        if self.health.state == "normal":
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(self._raw, "probe"))
+
+    def probe(self) -> bool:
+        """Write, read and remove three bytes."""
+        ticket = self.health.begin()
+        if not ticket:
+            return False
         path = os.path.join(self._raw, "probe", f"{os.getpid()}")
+        good = False
         try:
-            cachefile.make_dirs(os.path.dirname(path), self._dir_mode)
+            cachefile.make_dirs(os.path.dirname(path), self.dir_mode)
             with open(path, "wb") as f:
                 f.write(b"ok\n")
             with open(path, "rb") as f:
                 good = f.read() == b"ok\n"
             os.unlink(path)
-        except OSError:
-            good = False
-        if good:
-            self._errors.clear()
-            self.down = False
-            log.warning("cache directory %s works again", self.folder)
+        except OSError as e:
+            log.debug("cache: probe %s: %s", path, e)
+        finally:
+            self.health.end(ticket, failed=not good)
+        return good

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import google_crc32c
@@ -23,6 +23,8 @@ Level = Literal["none", "full", "shrink", "extend"]
 
 GRANULE: Final = 32 << 10
 STALE_TEMP_S: Final = 60
+#: The kernel shall not keep what the cache holds (its memory is needed elsewhere): JFS_DROP_OSCACHE (§5.7, §12.5).
+DROP_PAGES: Final = bool(os.environ.get("JFS_DROP_OSCACHE"))
 
 _Read = Callable[[int, int, int], bytes | None]
 
@@ -58,18 +60,15 @@ def has_checksums(file_size: int, n: int) -> bool:
 def write(path: str, data: Buffer, level: Level, mode: int, dir_mode: int) -> bool:
     """Create a cache file atomically (no fsync). False: another process is writing this very file now."""
     temp = path + ".tmp"
-    fd = _open_temp(temp, dir_mode)
+    fd = open_temp(temp, dir_mode, [])
     if fd < 0:
         return False
     try:
         try:
-            parts = [data] if level == "none" else [data, checksums(data)]
-            left = sum(map(len, parts))
-            done = os.writev(fd, parts)
-            while done < left:
-                rest = memoryview(b"".join(parts))[done:]
-                done += os.write(fd, rest)
+            write_all(fd, [data] if level == "none" else [data, checksums(data)])
             os.fchmod(fd, mode)
+            if DROP_PAGES:
+                _drop_pages(fd, written=True)
         finally:
             os.close(fd)
         os.rename(temp, path)
@@ -92,18 +91,31 @@ def read_nowait(path: str, n: int, off: int, length: int, level: Level) -> Buffe
     return _read(path, n, off, length, level, _pread_nowait)
 
 
-def make_dirs(path: str, mode: int) -> None:
-    """Missing directories with exactly this mode, whatever the umask."""
+def make_dirs(path: str, mode: int) -> list[str]:
+    """Missing directories with exactly this mode, whatever the umask; those that were made, the topmost first."""
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
+    made = []
     for folder in reversed(missing):
         try:
             os.mkdir(folder)
             os.chmod(folder, mode)
+            made.append(folder)
         except FileExistsError:
             pass
+    return made
+
+
+def write_all(fd: int, parts: Sequence[Buffer]) -> None:
+    """Every byte of all parts; a disk that fills up in the middle raises."""
+    left = sum(map(len, parts))
+    done = os.writev(fd, parts)
+    if done < left:
+        rest = memoryview(b"".join(parts))
+        while done < left:
+            done += os.write(fd, rest[done:])
 
 
 def directory_mode(file_mode: int) -> int:
@@ -117,13 +129,14 @@ def directory_mode(file_mode: int) -> int:
 # -- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _open_temp(temp: str, dir_mode: int) -> int:
+def open_temp(temp: str, dir_mode: int, made: list[str]) -> int:
+    """A new temporary file; missing folders are made and added to `made`. -1: somebody is writing it now."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     for _ in range(3):
         try:
             return os.open(temp, flags, 0o600)
         except FileNotFoundError:
-            make_dirs(os.path.dirname(temp), dir_mode)
+            made += make_dirs(os.path.dirname(temp), dir_mode)
         except FileExistsError:
             # Somebody is writing it, or died while doing so. Never truncate: the writer may be about to rename.
             try:
@@ -162,7 +175,15 @@ def _read(path: str, n: int, off: int, length: int, level: Level, pread: _Read) 
                     raise DataCorrupt(f"{path}: checksum of bytes {index * GRANULE}… doesn't match")
         return data if high - low == length else memoryview(data)[off - low : end - low]
     finally:
+        if DROP_PAGES:
+            _drop_pages(fd)
         os.close(fd)
+
+
+def _drop_pages(fd: int, *, written: bool = False) -> None:
+    if written:
+        os.fdatasync(fd)  # dirty pages can't be dropped
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _exactly(fd: int, off: int, length: int, pread: _Read) -> bytes:

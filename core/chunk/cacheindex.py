@@ -74,11 +74,14 @@ class CacheIndex:
             some = islice(self._entries.items(), start, start + limit)
             return [block for block, entry in some if entry.size >= 0 and entry.atime < before]
 
-    def victims(self, policy: Eviction, used_goal: int, items_goal: int) -> Iterator[BlockId]:
-        """Blocks to drop, one after another, until both goals are met; the caller drops each before asking on."""
+    def victims(
+        self, policy: Eviction, used_goal: int, items_goal: int, expired_before: float = 0
+    ) -> Iterator[BlockId]:
+        """Blocks to drop, one after another, until both goals are met; the caller drops each before asking on.
+        expired_before: blocks that weren't used since then go before all others."""
         with self._lock:
             candidates = [(block, entry) for block, entry in self._entries.items() if entry.size >= 0]
-        order = _by_age(candidates) if policy == "lru" else _by_random_pairs(candidates)
+        order = _by_age(candidates) if policy == "lru" else _by_random_pairs(candidates, expired_before)
         for block in order:
             if self.used <= used_goal and self.items <= items_goal:
                 return
@@ -98,8 +101,12 @@ def _by_age(candidates: list[tuple[BlockId, Entry]]) -> Iterator[BlockId]:
         yield heapq.heappop(heap)[2]
 
 
-def _by_random_pairs(candidates: list[tuple[BlockId, Entry]]) -> Iterator[BlockId]:
+def _by_random_pairs(candidates: list[tuple[BlockId, Entry]], expired_before: float) -> Iterator[BlockId]:
     """Of every two random blocks the one that was used longer ago; the other one may be drawn again."""
+    if expired_before:
+        expired = {block for block, entry in candidates if entry.atime < expired_before}
+        yield from expired
+        candidates = [item for item in candidates if item[0] not in expired]
     while candidates:
         chosen = random.randrange(len(candidates))  # noqa: S311
         other = random.randrange(len(candidates))  # noqa: S311

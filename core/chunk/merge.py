@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from core.chunk.api import SliceStore, SliceWriter
+from core.chunk.api import Durability, SliceStore, SliceWriter
 from core.chunk.store import BlockSliceStore
 from core.chunk.transfer import BlockMissing
 from core.meta.records import Slice
@@ -53,7 +53,8 @@ async def merge_pieces(slices: SliceStore, pieces: Sequence[Slice], tier: int = 
 
     tier: the file's storage tier. There is one kind of object so far, so it changes nothing yet.
     """
-    writer = await slices.writer(sum(piece.length for piece in pieces))
+    # Never staged: what it replaces is in the object store (data-path §6).
+    writer = await slices.writer(sum(piece.length for piece in pieces), Durability.STORED)
     try:
         await _copy(slices, pieces, writer)
         piece = await writer.finish()

@@ -23,7 +23,7 @@ from core.chunk.buffers import MemoryBudget
 from core.chunk.localread import pread_nowait
 from core.chunk.memcache import MemoryCache
 from core.chunk.naming import BlockId
-from core.chunk.transfer import BlockError, Transfer
+from core.chunk.transfer import BlockError, BlockMissing, Transfer
 from core.object.api import Buffer
 
 log = logging.getLogger("sluice.chunk")
@@ -57,7 +57,8 @@ class _Flight:
 
 
 class BlockReader:
-    """hot: small objects in memory. cache: the configured block cache, or None."""
+    """hot: small objects in memory. cache: the configured block cache, or None. What it keeps (§5.7): large_write also
+    full blocks that are written; partial_only no full blocks that are read as a whole."""
 
     def __init__(
         self,
@@ -67,6 +68,9 @@ class BlockReader:
         cache: BlockCache | None,
         *,
         prefetch_workers: int = 1,
+        large_write: bool = False,
+        partial_only: bool = False,
+        block_size: int = 0,
     ) -> None:
         self._transfer = transfer
         self._budget = budget
@@ -76,8 +80,11 @@ class BlockReader:
         self._slow_until = 0.0
         self._flights: dict[BlockId, _Flight] = {}
         self._prefetch_workers = prefetch_workers
+        self._large_write = large_write
+        self._full = block_size if partial_only else 0  # blocks of this size are kept only if somebody wanted parts
         self._wanted: deque[BlockId] = deque(maxlen=max(4 * prefetch_workers, 10))
         self._prefetching: set[asyncio.Task[None]] = set()
+        self._for_cache: set[BlockId] = set()  # being fetched because the cache shall have them
         self._in_parts: OrderedDict[BlockId, int] = OrderedDict()  # bytes that range requests brought
         #: A part of a block is a request of its own and is there sooner than the block.
         self.ranges = transfer.ranges and not self._local
@@ -201,7 +208,7 @@ class BlockReader:
 
     def stored(self, block: BlockId, data: Buffer, *, full: bool) -> None:
         """A block was written: keep it if it is small (§5.7; full blocks would push out everything else)."""
-        if full:
+        if full and not self._large_write:
             return
         # Where objects are local files, this one is in the kernel's memory already, and is read there: a second file
         # in the cache would cost as much again (200 of the 400 µs that flushing a 4 KiB file took).
@@ -267,7 +274,14 @@ class BlockReader:
         if not charged:
             await self._budget.charge_read(n)
         try:
-            data = await self._transfer.get(block)
+            try:
+                data = await self._transfer.get(block)
+            except BlockMissing:
+                # It may wait for its upload on this very machine, put there by another process (§6).
+                saved = await self._cache.rescue(block) if self._cache is not None else None
+                if saved is None:
+                    raise
+                return saved
         finally:
             if not charged:
                 self._budget.release_read(n)
@@ -275,7 +289,7 @@ class BlockReader:
             # The cache wants bytes of exactly this length; stores and codecs nearly always return those.
             if not isinstance(data, bytes):
                 data = bytes(data)
-            self._keep(block, data, self._cache)
+            self._keep(block, data, self._cache if n != self._full or block in self._for_cache else None)
         return data
 
     def _keep(self, block: BlockId, data: bytes, cache: BlockCache | None) -> None:
@@ -296,9 +310,11 @@ class BlockReader:
             # Read-ahead is a courtesy: without free memory it doesn't happen.
             if not self._budget.try_charge(block[2], reclaim=False):
                 continue
+            self._for_cache.add(block)
             try:
                 await self.fetch(block, charged=True)
             except BlockError as e:
                 log.debug("prefetch: %s", e)
             finally:
+                self._for_cache.discard(block)
                 self._budget.release(block[2])

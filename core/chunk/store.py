@@ -11,16 +11,19 @@ import asyncio
 import errno
 import logging
 
-from core.chunk.api import FileRange, NewSliceId, Piece
+from core.chunk.api import Durability, FileRange, NewSliceId, Piece
 from core.chunk.blockcache import BlockCache
 from core.chunk.buffers import BufferPool, MemoryBudget
 from core.chunk.clock import Clock, SystemClock
+from core.chunk.diskcache import DiskCache
 from core.chunk.encoding import codec_for
 from core.chunk.memcache import MemoryCache
 from core.chunk.naming import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, BlockId, iter_blocks
-from core.chunk.packer import IN_FLIGHT_LOCAL, IN_FLIGHT_REMOTE, Packer
+from core.chunk.packer import COMPANY_REMOTE, IN_FLIGHT_LOCAL, IN_FLIGHT_REMOTE, Packer
 from core.chunk.reader import SMALL_OBJECT, BlockReader
 from core.chunk.readpool import ReadPool
+from core.chunk.sink import BlockSink
+from core.chunk.staging import StagedSink, Staging, StagingOptions
 from core.chunk.transfer import BlockError, Transfer
 from core.chunk.writer import BlockSliceWriter, first_buffer_size
 from core.errors import ConfigError, FsError, ObjectError
@@ -34,7 +37,8 @@ class BlockSliceStore:
 
     cache: whole blocks on disk or in memory; small objects are kept in memory in any case. memory_budget: bytes for
     everything together, caches included; at least 8 blocks. share_slices: pack small pieces of several files together.
-    retries: of uploads and downloads, beside the first try.
+    retries: of uploads and downloads, beside the first try. staging: blocks are acknowledged when they are on the disks
+    of `cache` (a `DiskCache`). cache_large_write, cache_partial_only: see `BlockReader`. max_readahead: see there.
     """
 
     def __init__(
@@ -56,6 +60,10 @@ class BlockSliceStore:
         prefetch: int = 1,
         max_packs: int | None = None,
         share_slices: bool = True,
+        staging: StagingOptions | None = None,
+        cache_large_write: bool = False,
+        cache_partial_only: bool = False,
+        max_readahead: int | None = None,
     ) -> None:
         if block_size & (block_size - 1) or not MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE:
             raise ConfigError(f"block size {block_size} is no power of two between 64 KiB and 16 MiB")
@@ -63,6 +71,8 @@ class BlockSliceStore:
         spare = memory_budget // 8 // block_size * block_size
         self.block_size = block_size
         self.objects = objects
+        #: Most bytes ahead of one sequential reader; None: as many as pay.
+        self.max_readahead = max_readahead
         #: Layers above charge their own buffers here as well.
         self.budget = MemoryBudget(memory_budget - spare, read_reserve=2 * block_size)
         self.pool = BufferPool(block_size, self.budget, spare)
@@ -83,20 +93,63 @@ class BlockSliceStore:
             retries=retries,
             clock=clock or SystemClock(),
         )
-        self.reader = BlockReader(self._transfer, self.budget, hot, cache, prefetch_workers=prefetch)
+        self.reader = BlockReader(
+            self._transfer,
+            self.budget,
+            hot,
+            cache,
+            prefetch_workers=prefetch,
+            large_write=cache_large_write,
+            partial_only=cache_partial_only,
+            block_size=block_size,
+        )
         self.streams = ReadPool(self.budget, block_size, self._transfer.link)
         self._new_slice_id = new_slice_id
         # A writer that runs ahead of a local disk only fills fresh memory, and clearing 4 MiB costs as much as writing
         # them: with 16 blocks under way 64 MiB took 1.5 to 3 times as long as with 4 (bench/chunk.py write). Far away
         # all of a slice's blocks may travel together.
         self._max_in_flight = min(max(max_uploads, 1), 4 if objects.features.local_path else 16)
+        company = 1
         if max_packs is None:
             max_packs = IN_FLIGHT_LOCAL if objects.features.local_path else IN_FLIGHT_REMOTE
+            company = 1 if objects.features.local_path or not share_slices else COMPANY_REMOTE
         if not share_slices:
             max_packs = max_uploads
-        self._packer = Packer(
-            self._transfer, self.budget, new_slice_id, block_size, self._pack_stored, max_packs, share=share_slices
-        )
+
+        def packer(sink: BlockSink, most: int) -> Packer:
+            return Packer(
+                sink,
+                self.budget,
+                new_slice_id,
+                block_size,
+                self._pack_stored,
+                most,
+                share=share_slices,
+                company=company if sink is self._transfer else 1,
+            )
+
+        self._packer = packer(self._transfer, max_packs)
+        #: What writes are by default.
+        self.durability = Durability.STORED
+        self.staging: Staging | None = None
+        self._sinks: dict[Durability, BlockSink] = dict.fromkeys(Durability, self._transfer)
+        self._packers = dict.fromkeys(Durability, self._packer)
+        if staging is not None:
+            if not isinstance(cache, DiskCache):
+                raise ConfigError("--writeback needs a disk cache: give --cache-dir and a --cache-size above 0")
+            self.durability = Durability.STAGED
+            self.staging = Staging(
+                cache,
+                self._transfer,
+                self.budget,
+                staging,
+                max_uploads=max_uploads,
+                put_timeout_s=put_timeout_s,
+                clock=clock or SystemClock(),
+            )
+            sink = StagedSink(self.staging, self._transfer, self.budget)
+            self._sinks[Durability.STAGED] = sink
+            self._packers[Durability.STAGED] = packer(sink, IN_FLIGHT_LOCAL if share_slices else max_uploads)
         self._shift = block_size.bit_length() - 1
         self._mask = block_size - 1
         self._hot = hot
@@ -106,9 +159,14 @@ class BlockSliceStore:
         """Start the cache's threads. Without it the store works, uncached."""
         if self.cache is not None:
             await self.cache.start()
+        if self.staging is not None:
+            await self.staging.start()
 
     async def close(self) -> None:
-        await self._packer.close()
+        for packer in set(self._packers.values()):
+            await packer.close()
+        if self.staging is not None:
+            await self.staging.close()
         await self.reader.close()
         if self.cache is not None:
             await self.cache.close()
@@ -116,12 +174,12 @@ class BlockSliceStore:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    async def writer(self, size_hint: int | None = None) -> BlockSliceWriter:
+    async def writer(self, size_hint: int | None = None, durability: Durability | None = None) -> BlockSliceWriter:
         """Start a slice. Waits while the memory budget is used up. size_hint: expected length, saves memory if it is
         less than a block; the slice may become longer."""
         buffer = await self.pool.acquire(first_buffer_size(size_hint, self.block_size))
         return BlockSliceWriter(
-            self._transfer,
+            self._sinks[durability or self.durability],
             self.pool,
             self._new_slice_id,
             buffer,
@@ -130,12 +188,12 @@ class BlockSliceStore:
             self._max_in_flight,
         )
 
-    async def pack(self, data: Buffer) -> Piece:
-        return await self._packer.pack(data)
+    async def pack(self, data: Buffer, durability: Durability | None = None) -> Piece:
+        return await self._packers[durability or self.durability].pack(data)
 
-    def begin_pack(self, data: Buffer) -> asyncio.Future[Piece]:
+    def begin_pack(self, data: Buffer, durability: Durability | None = None) -> asyncio.Future[Piece]:
         """`pack` for who needs no task that waits."""
-        return self._packer.begin(data)
+        return self._packers[durability or self.durability].begin(data)
 
     async def forget(self, piece: Piece) -> None:
         """A piece that will never be committed. Alone in its slice: the objects are deleted (best effort).
@@ -220,15 +278,21 @@ class BlockSliceStore:
         for block in blocks:
             self.reader.forget(block)
         if len(blocks) == 1:
-            await self._transfer.delete(blocks[0])
+            await self._delete(blocks[0])
             return
-        results = await asyncio.gather(*map(self._transfer.delete, blocks), return_exceptions=True)
+        results = await asyncio.gather(*map(self._delete, blocks), return_exceptions=True)
         failures = [r for r in results if isinstance(r, BaseException)]
         if failures:
             # All were tried; one message is enough to say why.
             raise failures[0]
 
     # -- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _delete(self, block: BlockId) -> None:
+        """Everywhere: also where it waits for its upload, on the disks of this client."""
+        if self.staging is None and self.cache is not None:
+            await self.cache.discard(block)
+        await self._sinks[Durability.STAGED].delete(block)
 
     async def _read_blocks(self, slice_id: int, size: int, off: int, length: int) -> Buffer:
         """A range over several blocks, fetched together and joined."""

@@ -90,8 +90,11 @@ class Transfer:
             return self.codec.encode(data)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.codec.encode, data)
 
-    async def put(self, block: BlockId, payload: Buffer, give_up: Callable[[], bool] | None = None) -> bool:
+    async def put(
+        self, block: BlockId, payload: Buffer, give_up: Callable[[], bool] | None = None, *, attempts: int = 0
+    ) -> bool:
         """Store an encoded block; raises BlockError after the last attempt. give_up: asked before each new attempt.
+        attempts: so many instead of retries + 1.
 
         True: nobody reads `payload` any more. False (or an exception): an attempt was abandoned and may still be
         reading in a thread, so the memory must never be written again: a late put with other bytes would replace
@@ -99,7 +102,7 @@ class Transfer:
         """
         key = self.key(block)
         clean = True
-        for attempt in range(self._retries + 1):
+        for attempt in range(attempts or self._retries + 1):
             if attempt:
                 await self._clock.sleep(attempt**2)
                 if give_up is not None and give_up():
@@ -119,7 +122,11 @@ class Transfer:
             if not _may_retry(cause):
                 break
             log.warning("%s: upload attempt %d failed: %s", _name(block, key), attempt + 1, text)
-        raise BlockError(f"{_name(block, key)}: upload failed after {attempt + 1} attempts: {text}", cause) from cause
+        raise BlockError(
+            f"{_name(block, key)}: upload to {self.objects.name} failed after {_attempts(attempt + 1)}: {text}"
+            f"{_advice(cause, 'write')}",
+            cause,
+        ) from cause
 
     async def get(self, block: BlockId) -> Buffer:
         """A whole plain block. Raises BlockMissing or BlockError."""
@@ -146,7 +153,11 @@ class Transfer:
             if not _may_retry(cause):
                 break
             log.warning("%s: download attempt %d failed: %s", _name(block, key), attempt + 1, text)
-        raise BlockError(f"{_name(block, key)}: download failed after {attempt + 1} attempts: {text}", cause) from cause
+        raise BlockError(
+            f"{_name(block, key)}: download from {self.objects.name} failed after {_attempts(attempt + 1)}: {text}"
+            f"{_advice(cause, 'read')}",
+            cause,
+        ) from cause
 
     async def get_range(self, block: BlockId, off: int, length: int) -> Buffer | None:
         """Bytes [off, off+length) of a block by one range request, or None if that failed: try `get` (§9.4)."""
@@ -209,6 +220,22 @@ def _nature(cause: BaseException | None) -> tuple[int, bool]:
     if isinstance(cause, DataCorrupt):  # reading again was tried
         return errno.EIO, False
     return errno.EIO, isinstance(cause, TimeoutError | ConnectionError) or bool(getattr(cause, "retryable", False))
+
+
+def _attempts(n: int) -> str:
+    return "1 attempt" if n == 1 else f"{n} attempts"
+
+
+def _advice(cause: Exception, verb: str) -> str:
+    """What to do next, as far as the kind of failure tells."""
+    number, retryable = _nature(cause)
+    if number == errno.ENOSPC:
+        return f"; make room in the store, then {verb} again"
+    if isinstance(cause, DataCorrupt):
+        return "; if it stays so, the object is damaged: `sluice fsck` lists the files that need it"
+    if retryable:
+        return f"; see whether the store can be reached and isn't overloaded, then {verb} again"
+    return ""  # the store's own message says what it wants
 
 
 def _may_retry(error: Exception) -> bool:

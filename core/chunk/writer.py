@@ -17,7 +17,8 @@ from typing import Final
 from core.chunk.api import NewSliceId, Piece
 from core.chunk.buffers import BufferPool
 from core.chunk.naming import BlockId
-from core.chunk.transfer import BlockError, Transfer
+from core.chunk.sink import BlockSink
+from core.chunk.transfer import BlockError
 from core.errors import FsError, ObjectError
 from core.failpoints import point
 from core.meta.records import CHUNK_SIZE
@@ -40,7 +41,7 @@ class BlockSliceWriter:
 
     def __init__(
         self,
-        transfer: Transfer,
+        transfer: BlockSink,
         pool: BufferPool,
         new_slice_id: NewSliceId,
         buffer: bytearray,

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from core.chunk.api import Piece
+from core.chunk.api import Durability, Piece
 from core.chunk.store import BlockSliceStore
 from core.chunk.transfer import BlockError
 from core.chunk.writer import BlockSliceWriter
@@ -42,6 +42,7 @@ class PendingSlice:
         self.request = 0  # of the latest write, for the keeper
         self.hint = 0  # of bytes that are appended: where their writer believed the end of the file to be
         self.stored: asyncio.Future[Piece] | None = None  # set when the last byte is on its way
+        self.durability: Durability | None = None  # None: as this client does it
         self.index = 0  # of its chunk, for who records it
         self.leaves: Callable[[PendingSlice], None] | None = None  # told when `stored` is set
         self._table = table
@@ -104,7 +105,7 @@ class PendingSlice:
                 self.length = len(self._small)
                 paid = 0
             else:
-                writer = self._writer = finish_now(self._store.writer())
+                writer = self._writer = finish_now(self._store.writer(durability=self.durability))
         if writer is not None:
             if n >= self._store.block_size - writer.length % self._store.block_size:
                 return False
@@ -192,7 +193,7 @@ class PendingSlice:
         """Too large to be packed: a real slice that begins with what was gathered."""
         # Returned before it is free: who waits for memory must not hold any, or all might wait for each other.
         self._discharge(self._charged)
-        writer = await self._store.writer()
+        writer = await self._store.writer(durability=self.durability)
         try:
             await writer.write(self._small)
         except BaseException:
@@ -207,7 +208,7 @@ class PendingSlice:
         if self._writer is not None:
             self.stored = asyncio.get_running_loop().create_task(self._finish(self._writer))
         elif self._small:
-            self.stored = self._store.begin_pack(self._small)
+            self.stored = self._store.begin_pack(self._small, self.durability)
             self.stored.add_done_callback(self._packed)
         else:
             self.stored = asyncio.get_running_loop().create_future()

@@ -432,6 +432,8 @@ class VFS:
         handle = Handle(self, file, flags, caller)
         file.handles.add(handle)
         file.writers += handle.writable
+        if handle.writable and flags & os.O_SYNC:  # its bits include those of O_DSYNC
+            file.for_writing().require_stored()
         return handle
 
     def _forget(self, handle: Handle) -> None:

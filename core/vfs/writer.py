@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from core.chunk.api import Durability
 from core.chunk.clock import Clock
 from core.errors import FsError
 from core.meta.meta import Meta
@@ -77,6 +78,7 @@ class FileWriter:
         self._flush_timeout_s = flush_timeout_s
         self._chunks: dict[int, deque[PendingSlice]] = {}
         self._workers: dict[int, asyncio.Task[None]] = {}  # by chunk
+        self._durability: Durability | None = None
         self._count = 0
         self._seq = 0
         self._end = 0
@@ -199,6 +201,12 @@ class FileWriter:
             await self._drain(self._seq)
             yield
 
+    def require_stored(self) -> None:
+        """Somebody opened the file with O_SYNC or O_DSYNC: from now on no byte of it is only staged (data-path §6)."""
+        if self._durability is None:
+            self._durability = Durability.STORED
+            self.freeze_all()  # what goes on in a slice that was begun otherwise would be staged
+
     def freeze_all(self) -> None:
         for queue in self._chunks.values():
             for s in queue:
@@ -303,6 +311,7 @@ class FileWriter:
     def _begin(self, index: int, pos: int, now: float, hint: int) -> PendingSlice:
         self._seq += 1
         s = PendingSlice(self._table, self._seq, pos, now)
+        s.durability = self._durability
         s.hint = hint
         self._count += 1
         s.index = index

@@ -62,7 +62,7 @@ def warmup_command(
         return _on_mounts(paths, threads, background, action)
     if background:
         raise ConfigError("--background needs a mount that goes on; leave it out with META-URL")
-    return run(_in_volume(meta_url, paths, threads, action, volume_options(client)))
+    return run(_in_volume(meta_url, paths, threads, action, volume_options(client, door=True)))
 
 
 def _listed(path: str) -> list[str]:
@@ -118,8 +118,6 @@ def _add(total: Warmed, found: dict[str, Any]) -> None:
 
 
 async def _in_volume(meta_url: str, paths: Sequence[str], threads: int, action: int, client: dict[str, Any]) -> int:
-    if not client.get("cache_dir"):
-        raise ConfigError("which cache? name its folders with --cache-dir, as the mount will do")
     client.pop("read_only", None)
     async with opened(meta_url, read_only=True, session=False, **client) as volume:
         inodes = await find_paths(volume.meta, 1, [inner_path(path) for path in paths])

@@ -21,7 +21,7 @@ from tests.faults.gateway import GatewayProcess, TestVolume
 #: Reached by writing through open files, which the S3 gateway doesn't do; the engine's own test below runs through it.
 BY_HANDLES = frozenset({"write.before-commit", "write.committed"})
 #: Nor does it copy ranges, compact or clone; tests/conformance/volume and tests/unit/cli run through those points.
-NOT_BY_S3 = BY_HANDLES | {n for n in POINTS if n.startswith(("copy.", "compact.", "clone.", "detached."))}
+NOT_BY_S3 = BY_HANDLES | {n for n in POINTS if n.startswith(("copy.", "compact.", "clone.", "detached.", "stage."))}
 
 
 @pytest.fixture

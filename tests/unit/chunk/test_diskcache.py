@@ -14,8 +14,10 @@ import pytest
 from core.chunk import cachedir as cachedir_module, cachefile
 from core.chunk.buffers import MemoryBudget
 from core.chunk.cachedir import CacheDir, CacheLimits
+from core.chunk.cachehealth import Health, HealthLimits, limits_from
 from core.chunk.cacheindex import CacheIndex, Entry
 from core.chunk.diskcache import DiskCache, split_dirs
+from core.errors import ConfigError
 from tests.servers.process import wait_for
 
 from .doubles import noise
@@ -138,7 +140,7 @@ def test_a_disk_short_of_space_makes_the_cache_shrink(folder: Directory, monkeyp
     for i in range(1, 11):
         folder.put(i)
     shortage = [4 * COST]
-    monkeypatch.setattr(folder.dir, "_shortage", lambda: (shortage[0], 0))
+    monkeypatch.setattr(folder.dir, "_shortage", lambda part=1.0: (shortage[0], 0))
     real = folder.dir.remove
 
     def remove(b: tuple[int, int, int]) -> None:
@@ -216,31 +218,108 @@ def test_damaged_blocks_are_dropped_and_never_returned(folder: Directory) -> Non
     assert not os.path.exists(path) and block(1) not in folder.dir.index
 
 
-def test_a_broken_disk_is_left_alone_and_used_again_when_it_works(
-    folder: Directory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def broken(*args: object) -> bool:
+    raise OSError(5, "Input/output error")
+
+
+def sick(path: Path) -> tuple[Directory, list[float]]:
+    """A directory whose disk fails from the third operation on, and the clock of its health."""
+    clock = [1000.0]
+    folder = Directory(path)
+    folder.dir.health = Health(HealthLimits(), now=lambda: clock[0])
+    return folder, clock
+
+
+def test_a_broken_disk_is_used_little_and_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    folder, clock = sick(tmp_path)
+    monkeypatch.setattr(CacheDir, "_probe_loop", lambda self: None)  # the test probes
     folder.put(1)
-
-    def broken(*args: object) -> bool:
-        raise OSError(5, "Input/output error")
-
     with monkeypatch.context() as patch:
         patch.setattr(cachefile, "write", broken)
         patch.setattr(cachefile, "read", broken)
         for i in (2, 3):
             folder.put(i)
         assert folder.dir.read(block(1), 0, 10) is None
-        assert folder.dir.down and not folder.put(4)
+        assert folder.dir.health.state == "unstable"
+        assert folder.dir.watch() and "unstable" in caplog.text and "Input/output error" in caplog.text
         assert folder.dir.pending == {} and folder.dir.pending_bytes == 0
+        tickets = [folder.dir.health.begin() for _ in range(10)]
+        assert all(tickets) and folder.dir.read(block(1), 0, 10) is None  # no more than ten at once
+        for ticket in tickets:
+            folder.dir.health.end(ticket)
         patch.setattr(cachedir_module, "open", broken, raising=False)
-        folder.now += 60
-        folder.dir.tick()
-        assert folder.dir.down
-    assert "out of use" in caplog.text and "Input/output error" in caplog.text
-    folder.now += 60
-    folder.dir.tick()
-    assert not folder.dir.down and folder.has(1) and folder.put(4)
+        for _ in range(120):
+            assert not folder.dir.probe()
+        clock[0] += 61
+        assert folder.dir.watch() and folder.dir.health.state == "unstable"
+    for _ in range(120):  # a minute of probes without an error
+        assert folder.dir.probe()
+    clock[0] += 61
+    assert folder.dir.watch() and str(folder.dir.health.state) == "normal"
+    assert folder.has(1) and folder.put(4) and "works again" in caplog.text
     assert not list((Path(folder.dir.folder) / "raw/probe").iterdir())
+
+
+def test_errors_more_than_a_minute_apart_are_no_sickness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clock = sick(tmp_path)
+    monkeypatch.setattr(cachefile, "write", broken)
+    for i in range(10):
+        folder.put(i + 1)
+        clock[0] += 31
+        assert folder.dir.watch()
+    assert folder.dir.health.state == "normal"
+
+
+def test_half_an_hour_of_errors_is_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clock = sick(tmp_path)
+    monkeypatch.setattr(CacheDir, "_probe_loop", lambda self: None)
+    folder.put(9)
+    with monkeypatch.context() as patch:
+        patch.setattr(cachefile, "write", broken)
+        for i in range(3):
+            folder.put(i + 1)
+    for _ in range(30):
+        assert folder.dir.watch()
+        clock[0] += 60
+    assert not folder.dir.watch() and folder.dir.down
+    assert folder.dir.read(block(9), 0, 10) is None and not folder.put(4) and not folder.dir.probe()
+
+
+def test_a_disk_that_hangs_is_noticed_while_it_does(tmp_path: Path) -> None:
+    clock = [1000.0]
+    health = Health(HealthLimits(max_io_s=30), now=lambda: clock[0])
+    tickets = [health.begin() for _ in range(3)]
+    clock[0] += 29
+    assert health.watch() == "normal"
+    clock[0] += 2
+    assert health.watch() == "unstable"
+    for ticket in tickets:
+        health.end(ticket)  # counted already
+
+
+def test_with_writeback_no_error_makes_a_directory_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Directory(tmp_path, writeback=True)
+    folder.put(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(cachefile, "read", broken)
+        for _ in range(50):
+            assert folder.dir.read(block(1), 0, 10) is None
+    assert folder.dir.health.state == "normal" and folder.has(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("JFS_MAX_IO_DURATION", "soon"), ("JFS_MAX_IO_ERR_PERCENTAGE", "x"), ("JFS_MAX_DURATION_TO_DOWN", "-"),
+     ("JFS_MAX_CONCURRENCY_FOR_UNSTABLE", "-1")],
+)  # fmt: skip
+def test_health_limits_come_from_the_environment(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        limits_from({name: text})
+    assert limits_from({"JFS_MAX_IO_DURATION": "5s", "JFS_MAX_CONCURRENCY_FOR_UNSTABLE": "3"}) == HealthLimits(
+        max_io_s=5, concurrency=3
+    )
 
 
 def test_a_full_disk_is_no_fault(folder: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,9 +425,46 @@ async def test_a_directory_that_cannot_be_used_is_left_out(tmp_path: Path, caplo
     await cache.close()
     nothing = DiskCache([str(tmp_path / "file" / "below")], UUID, limits())
     await nothing.start()
-    assert not nothing.put(block(1), b"x" * SIZE) and await nothing.get(block(1), 0, 5) is None
+    assert "100 MiB of memory" in caplog.text
+    assert nothing.put(block(1), b"x" * SIZE) and await nothing.get(block(1), 0, 5) == b"xxxxx"
     nothing.remove(block(1))
+    assert not nothing.has(block(1))
     await nothing.close()
+
+
+async def test_a_directory_that_is_given_up_leaves_the_ring(several: list[str]) -> None:
+    cache = DiskCache(several, UUID, limits())
+    budget = MemoryBudget(300 << 20)
+    cache.attach(budget)
+    await cache.start()
+    for i in range(1, 31):
+        await cache.put_wait(block(i), noise(SIZE, i))
+    await written(cache)
+    first = cache.directories[0]
+    mine = [i for i in range(1, 31) if cache.folder_of(block(i)) is first]
+    first.health.state = "down"
+    cache._watch()
+    assert first not in cache.directories and len(cache.directories) == 2 and mine
+    kept = 0
+    for i in range(1, 31):
+        found = await cache.get(block(i), 0, SIZE)
+        assert found is None or (found == noise(SIZE, i) and i not in mine)
+        kept += found is not None
+    assert kept > (30 - len(mine)) // 2  # few belong elsewhere because the ring is balanced anew
+    for i in mine:
+        assert await cache.put_wait(block(i), noise(SIZE, i)) and cache.folder_of(block(i)) is not first
+        assert await cache.get(block(i), 0, SIZE) == noise(SIZE, i)
+    for folder in cache.directories:
+        folder.health.state = "down"
+    cache._watch()
+    assert cache.directories == [] and await cache.get(block(1), 0, SIZE) is None
+    big = bytes(4 << 20)
+    for i in range(1, 41):
+        cache.put(block(i, 4 << 20), big)
+    assert not cache.has(block(1, 4 << 20)) and cache.has(block(40, 4 << 20))  # 100 MiB hold 24 of them
+    assert await cache.put_wait(block(99), noise(SIZE)) and await cache.get(block(99), 0, SIZE) == noise(SIZE)
+    await cache.close()
+    assert budget.used == 0
 
 
 def test_cache_dir_options_are_split_and_expanded(tmp_path: Path) -> None:

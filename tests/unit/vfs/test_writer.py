@@ -214,7 +214,7 @@ async def test_slices_of_a_chunk_wait_for_older_ones(client: Client) -> None:
             await slow.wait()
         return await real(data)
 
-    client.slices.begin_pack = lambda data: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
+    client.slices.begin_pack = lambda data, durability=None: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
     await h.write(0, b"1" * 100)
     await h.write(50_000, b"2" * 100)
     flushing = asyncio.ensure_future(h.flush())
@@ -236,7 +236,7 @@ async def test_the_length_does_not_jump_over_a_lower_chunk(client: Client) -> No
             await slow.wait()
         return await real(data)
 
-    client.slices.begin_pack = lambda data: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
+    client.slices.begin_pack = lambda data, durability=None: asyncio.ensure_future(pack(data))  # type: ignore[method-assign, assignment, arg-type]
     await h.write(0, b"1" * 100)
     await h.write(CHUNK_SIZE + 5, b"2" * 100)
     flushing = asyncio.ensure_future(h.flush())
