@@ -17,7 +17,6 @@ import pytest
 from core.errors import ConfigError
 from core.object.api import ObjectStore
 from core.object.open import normalise_bucket, open_store
-from core.object.prefix import PrefixStore
 from core.object.sftp import SFTPStore
 from core.object.sftp.address import parse
 from tests.conformance.objectstore.suite import ObjectStoreSuite
@@ -58,15 +57,15 @@ class TestSFTP(ObjectStoreSuite):
         await store.close()
 
     async def test_a_connection_that_breaks_is_made_again(self, server: SSHServer) -> None:
-        store = open_store("sftp", server.bucket("breaks"), volume="vol")
+        store = SFTPStore(server.bucket("breaks"))
+        await store.create()
         await store.put("k", b"v")
-        assert isinstance(store, PrefixStore) and isinstance(store.store, SFTPStore)
-        store.store._link._connection.abort()
+        store._link._connection.abort()
         assert bytes(await store.get("k")) == b"v"
         data = os.urandom(4 << 20)
         calls = [asyncio.ensure_future(store.put(f"b{i}", data)) for i in range(8)]
         await asyncio.sleep(0)
-        store.store._link._connection.abort()
+        store._link._connection.abort()
         await asyncio.gather(*calls)
         assert bytes(await store.get("b7")) == data
         await store.close()
