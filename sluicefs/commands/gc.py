@@ -86,7 +86,7 @@ async def _require_alone(volume: Volume) -> None:
     alive = [key[1] async for key, expiry in volume.meta.store.scan(k.SESSION) if expiry >= now]
     if alive:
         raise ConfigError(
-            f"{SKIP_VARIABLE}=0 leaves no time between storing and naming an object, and {len(alive)} clients are at "
+            f"{SKIP_VARIABLE}=0 leaves no time between storing and naming an object, and {len(alive)} client(s) are at "
             "work (`sluice status` tells which): stop them, or wait a minute if they were killed, or give a time "
             "longer than their longest upload, or say --force if none of them writes"
         )

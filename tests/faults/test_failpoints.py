@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,18 @@ from tests.faults.gateway import GatewayProcess, TestVolume
 
 #: Reached by writing through open files, which the S3 gateway doesn't do; the engine's own test below runs through it.
 BY_HANDLES = frozenset({"write.before-commit", "write.committed"})
-#: Nor does it copy ranges, compact or clone; tests/conformance/volume and tests/unit/cli run through those points.
-NOT_BY_S3 = BY_HANDLES | {n for n in POINTS if n.startswith(("copy.", "compact.", "clone.", "detached.", "stage."))}
+#: Nor does it copy ranges, compact, clone or clean up; tests/conformance/volume, tests/unit/cli and test_gc_kill.py run
+#: through those points.
+NOT_BY_S3 = BY_HANDLES | {
+    n for n in POINTS if n.startswith(("copy.", "compact.", "clone.", "detached.", "stage.", "gc."))
+}
+
+#: Neighbours of other points; test_data_kill.py runs through these, too.
+NEAR = frozenset({"slice.id-taken", "block.before-encode", "block.put", "pack.id-taken"})
+
+
+def points(names: set[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.heavy if name in NEAR else ()) for name in sorted(names)]
 
 
 @pytest.fixture
@@ -51,7 +62,7 @@ async def traffic(campaign: Campaign, rng: random.Random) -> None:
             return
 
 
-@pytest.mark.parametrize("name", sorted(set(POINTS) - NOT_BY_S3))
+@pytest.mark.parametrize("name", points(set(POINTS) - NOT_BY_S3))
 async def test_a_kill_at_each_point_leaves_a_whole_volume(name: str, volume: TestVolume, rng: random.Random) -> None:
     with GatewayProcess(volume, workers=1) as plain:
         assert (await plain.request("PUT", BUCKET)).ok
@@ -69,7 +80,7 @@ async def test_a_kill_at_each_point_leaves_a_whole_volume(name: str, volume: Tes
     await require_clean(volume)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in set(POINTS) - NOT_BY_S3 if not n.startswith("delete.")))
+@pytest.mark.parametrize("name", points({n for n in set(POINTS) - NOT_BY_S3 if not n.startswith("delete.")}))
 async def test_an_error_at_each_point_is_an_answer_and_leaves_nothing(
     name: str, volume: TestVolume, rng: random.Random
 ) -> None:
