@@ -254,7 +254,7 @@ class Packer:
 
     def _learn(self, seconds: float, members: int) -> None:
         self._put_s = (self._put_s * 7 + seconds) / 8 if self._put_s else seconds
-        self._crowd = max(members, self._crowd * 0.75)
+        self._crowd = max(members, self._crowd / 4)  # who stays alone is soon believed to be
         self._crowd_at = time.monotonic()
 
     async def _delete(self, block: BlockId) -> None:

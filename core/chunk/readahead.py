@@ -270,6 +270,10 @@ class ReadStream:
                 break
             at += m
         self._ahead = max(at, offset)
+        # Long before the border of the chunk: while blocks are at hand, a reader doesn't wait, and nothing else runs.
+        following = (offset >> CHUNK_BITS) + 1
+        if window > self._block_size and following << CHUNK_BITS < self.length:
+            self._chunk_nowait(following)
 
     def _run_behind(self, offset: int, n: int, window: int) -> None:
         """The same for a reader that goes backwards: [offset - window, offset + n), from its end."""

@@ -16,8 +16,12 @@ from typing import Final, Protocol
 from core.chunk.buffers import MemoryBudget
 from core.chunk.link import LinkMeter
 
-#: Blocks ahead that a stream may have whatever the link seems to need (max-readahead of the reference, §9.3).
-USUAL_BLOCKS: Final = 8
+#: Blocks ahead of one stream, memory permitting (the reference has 8 by default, §9.3: too few far away). What the link
+#: needs may be more.
+USUAL_BLOCKS: Final = 16
+#: On a slow link not more than it brings in this time, but a few blocks: a reader that stops has asked for it in vain.
+AHEAD_S: Final = 1.0
+LEAST_BLOCKS: Final = 4
 #: A stream that wasn't read for so long has to make room for the read-ahead of others.
 IDLE_S: Final = 2.0
 
@@ -60,7 +64,10 @@ class ReadPool:
     def cap(self) -> int:
         """Largest window of one stream at the moment: what fills the link, and not more than its share."""
         share = self._total // max(len(self._used_at), 1)
-        wanted = max(USUAL_BLOCKS * self._block_size, self.link.window())
+        rate, wanted = self.link.rate, USUAL_BLOCKS * self._block_size
+        if rate:
+            slow = max(int(rate * AHEAD_S), LEAST_BLOCKS * self._block_size)
+            wanted = max(self.link.window(), min(wanted, slow))
         return min(wanted, max(share, self._block_size))
 
     def try_charge(self, n: int) -> bool:

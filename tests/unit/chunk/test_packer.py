@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
+from collections.abc import Sequence
 
 import pytest
 
 from core.chunk.api import Piece
 from core.errors import FsError
+from core.object.api import Buffer
 
 from .doubles import BLOCK, FaultyStore, always, make_store, noise, settle
 
@@ -55,6 +58,72 @@ async def test_several_packs_are_under_way_but_not_more() -> None:
     assert objects.running["put"] == 3
     objects.gates.pop("put").set()
     assert sorted(p.refs for p in await asyncio.gather(*tasks)) == [1, 1, 1] + [7] * 7
+
+
+class Far(FaultyStore):
+    """Puts take a while; `slow` of them, by number, take longer."""
+
+    def __init__(self, seconds: float, slow: dict[int, float] | None = None) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.slow = slow or {}
+        self.begun = 0
+
+    async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
+        self.begun += 1
+        await asyncio.sleep(self.slow.get(self.begun, self.seconds))
+        await super().put(key, data)
+
+
+async def test_a_crowd_needs_few_objects_also_if_it_does_not_march_in_step() -> None:
+    store = make_store(Far(0.02))
+    rng = random.Random(5)
+
+    async def writer() -> None:
+        for _ in range(15):
+            await asyncio.sleep(rng.random() * 0.006)
+            await store.pack(b"x" * 100)
+
+    await asyncio.gather(*(writer() for _ in range(32)))
+    assert store.objects.calls["put"] <= 0.06 * 32 * 15, store.objects.calls  # 0.05 and the stragglers at the end
+
+
+async def test_who_writes_alone_never_waits_for_company() -> None:
+    store = make_store(Far(0.02))
+    await asyncio.gather(*(store.pack(b"crowd") for _ in range(32)))
+    assert store._packer._expected() > 20
+    while store._packer._expected():
+        await asyncio.sleep(0.01)
+    for i in range(6):
+        alone = asyncio.create_task(store.pack(b"alone"))
+        await settle()
+        # On its way already; unless it is the crowd's last member, who can't know that yet.
+        assert store.objects.begun == store.objects.calls["put"] + 1 or i in (1, 2)
+        assert (await alone).refs == 1
+
+
+async def test_a_pack_that_is_late_holds_up_nobody() -> None:
+    store = make_store(Far(0.005, slow={3: 5.0}))
+    await store.pack(b"one")
+    await store.pack(b"two")
+    late = asyncio.create_task(store.pack(b"late"))
+    await settle()
+    assert (await asyncio.wait_for(store.pack(b"next"), 2)).length == 4
+    assert not late.done()
+    late.cancel()
+
+
+async def test_large_pieces_do_not_wait_for_a_crowd() -> None:
+    objects = FaultyStore()
+    objects.gates["put"] = asyncio.Event()
+    store = make_store(objects)
+    tasks = []
+    for _ in range(4):
+        tasks.append(asyncio.create_task(store.pack(noise(BLOCK // 4))))
+        await settle()
+    assert objects.running["put"] == 4
+    objects.gates["put"].set()
+    await asyncio.gather(*tasks)
 
 
 async def test_a_pack_is_never_longer_than_a_block() -> None:
