@@ -99,8 +99,7 @@ class Staging:
         self.written_bytes = 0
         self.errors = 0
         self.uploaded = 0
-        #: Told the seconds between the staging of a block and the end of its upload.
-        self.on_delay: Callable[[float], None] = lambda seconds: None
+        self.delayed_s = 0.0  # between the staging of each block and the end of its upload, summed up
         self._cache = cache
         self._transfer = transfer
         self._budget = budget
@@ -410,7 +409,7 @@ class Staging:
             if not item.deleted:
                 await self._cache.in_thread(folder.uploaded, block)
                 self.uploaded += 1
-                self.on_delay(max(0.0, self._clock.time() - item.staged_s))
+                self.delayed_s += max(0.0, self._clock.time() - item.staged_s)
             await point("stage.done")
             return 0
         finally:

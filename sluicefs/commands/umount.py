@@ -10,6 +10,7 @@ import time
 
 import click
 
+from core.config import format_size
 from core.errors import ConfigError, SluiceError
 from gateways.fuse import mount as mounting
 from gateways.fuse.holder import messages, runtime
@@ -19,16 +20,18 @@ from sluicefs.output import attended, show
 
 #: Another mount of ours may lie above it, or a descriptor may be on its way out of a process that just ended.
 _BUSY_TRIES = 5
+_FLUSH_POLL_S = 0.5
 
 
 @command("umount")
 @click.argument("mount_point", metavar="MOUNTPOINT")
 @click.option("-f", "--force", is_flag=True, help="Also if it is in use, or its server is gone or stuck.")
 @click.option("-l", "--lazy", is_flag=True, help="Out of sight at once; it ends when nobody uses it any more.")
-@click.option("--flush", is_flag=True, help="Wait until everything is in the object store (always so here).")
+@click.option("--flush", is_flag=True, help="First wait until nothing is staged (--writeback) any more.")
 @option("--timeout", type=DURATION, default="5m", help="How long to wait for the rest to be stored.")
 def umount_command(mount_point: str, force: bool, lazy: bool, flush: bool, timeout: float) -> int:
-    """End a mount. Returns when everything that was written there is stored."""
+    """End a mount. Returns when everything that was written there is stored: in the object store, or with --writeback
+    on the local disk, from where the next mount uploads it; --flush waits for that, too."""
     parent, name = os.path.split(os.path.abspath(mount_point))
     path = os.path.join(os.path.realpath(parent), name)
     found = mounting.find_mount(path)
@@ -36,6 +39,8 @@ def umount_command(mount_point: str, force: bool, lazy: bool, flush: bool, timeo
         raise ConfigError(f"nothing is mounted at {path}; `findmnt -t fuse.sluicefs,fuse.juicefs` lists mounts")
     if not mounting.is_fuse(found.type):
         raise ConfigError(f"{path} is a mount of {found.source} ({found.type}), none of ours; use umount(8)")
+    if flush:
+        _await_uploads(path, timeout)
     holder = _holder(found.device)
     _unmount(path, force=force, lazy=lazy)
     if holder and not lazy and not _wait(holder, timeout):
@@ -44,6 +49,44 @@ def umount_command(mount_point: str, force: bool, lazy: bool, flush: bool, timeo
         )
     show({"mount_point": path, "unmounted": True}, f"{path} is unmounted")
     return 0
+
+
+def _await_uploads(path: str, timeout_s: float) -> None:
+    """Until the mount says that no block waits on its disk. It goes on serving meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    began: tuple[float, int] | None = None
+    while True:
+        blocks, size = _staged(path)
+        if not blocks:
+            return
+        now = time.monotonic()
+        if now >= deadline:
+            raise SluiceError(
+                f"{path}: {blocks} blocks with {format_size(size)} still wait for their upload after {timeout_s:g} s, "
+                "so it stays mounted; give a longer --timeout (--upload-delay and --upload-hours of the mount count), "
+                "or leave --flush out: the next mount with --writeback and the same --cache-dir uploads them"
+            )
+        began = began or (now, size)
+        if attended():
+            speed = (began[1] - size) / (now - began[0]) if now > began[0] else 0
+            left = f", {format_size(int(speed))}/s, {size / speed:.0f} s left" if speed > 0 else ""
+            click.echo(f"waiting for {blocks} staged blocks, {format_size(size)}{left}", err=True)
+        time.sleep(_FLUSH_POLL_S)
+
+
+def _staged(path: str) -> tuple[int, int]:
+    """(blocks, bytes) that wait for their upload, from the mount's own statistics."""
+    for name in (".stats", ".jfs.stats"):
+        try:
+            with open(os.path.join(path, name)) as stats:
+                values = dict(line.split(" ", 1) for line in stats if line.startswith("juicefs_staging_"))
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            raise SluiceError(f"{path}: its statistics can't be read, so nobody knows what is staged: {e}") from e
+        found = {name: int(float(value)) for name, value in values.items()}
+        return found.get("juicefs_staging_blocks", 0), found.get("juicefs_staging_block_bytes", 0)
+    raise SluiceError(f"{path}: there is no .stats in it, so nobody knows what is staged; unmount without --flush")
 
 
 def _unmount(path: str, *, force: bool, lazy: bool) -> None:

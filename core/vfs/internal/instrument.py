@@ -176,8 +176,15 @@ def _gauges(volume: Volume, metrics: Metrics, vfs: VFS | None) -> None:
     folders = cache._all if isinstance(cache, DiskCache) else []
     gauges["blockcache_blocks"] = lambda: sum(f.index.items for f in folders)
     gauges["blockcache_bytes"] = lambda: sum(f.index.used for f in folders)
-    for name in ("staging_blocks", "staging_block_bytes"):
-        gauges[name] = lambda: 0  # nothing is acknowledged here before it is uploaded
+    staging = slices.staging
+    if staging is not None:
+        gauges["staging_blocks"] = lambda: staging.blocks
+        gauges["staging_block_bytes"] = lambda: staging.bytes
+        gauges["staging_writing_blocks"] = lambda: staging.writing
+        metrics.staging = staging
+    else:  # nothing is acknowledged here before it is uploaded
+        for name in ("staging_blocks", "staging_block_bytes", "staging_writing_blocks"):
+            gauges[name] = lambda: 0
 
 
 class CountedStore(ObjectStore):

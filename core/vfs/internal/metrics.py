@@ -15,7 +15,7 @@ import resource
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -33,6 +33,14 @@ _OBJECTS: Final = exponential(0.01, 1.5, 25)
 _CACHE: Final = exponential(1e-5, 2, 20)
 _SIZES: Final = tuple(float(4096 * (i + 1)) for i in range(32))
 _COMPACTED: Final = exponential(1024, 2, 16)
+
+
+class StagedCounts(Protocol):
+    """What writeback counts (`core/chunk/staging.py`)."""
+
+    written_bytes: int
+    errors: int
+    delayed_s: float
 
 
 class Histogram:
@@ -86,6 +94,7 @@ class Metrics:
         self.cache_read = Histogram(_CACHE)
         self.cache_write = Histogram(_CACHE)
         self.compacted = Histogram(_COMPACTED)
+        self.staging: StagedCounts | None = None
         self.cache: dict[str, int] = dict.fromkeys(
             ("hits", "miss", "hit_bytes", "miss_bytes", "writes", "write_bytes", "drops", "evicts"), 0
         )
@@ -178,6 +187,9 @@ class Metrics:
         yield f"{PREFIX}object_request_errors", self.object_errors
         for name, value in self.cache.items():
             yield f"{PREFIX}blockcache_{name}", value
+        yield f"{PREFIX}staging_write_bytes", 0 if self.staging is None else self.staging.written_bytes
+        yield f"{PREFIX}staging_block_errors", 0 if self.staging is None else self.staging.errors
+        yield f"{PREFIX}staging_block_delay_seconds", 0 if self.staging is None else self.staging.delayed_s
 
     def _labelled(self) -> Iterator[tuple[str, str, dict[str, float]]]:
         fuse, meta = list(self.fuse_by_method.items()), list(self.meta_by_method.items())
