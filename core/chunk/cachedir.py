@@ -39,6 +39,8 @@ _LOCK_CHECK_EVERY_S: Final = 10
 _TICK_S: Final = 1.0
 #: A thread that hangs in a dead disk isn't waited for any longer when the cache is closed.
 _JOIN_S: Final = 5.0
+#: A full disk is no news for every block.
+_SAY_EVERY_S: Final = 60.0
 
 
 class CacheLimits(msgspec.Struct, frozen=True):
@@ -98,6 +100,7 @@ class CacheDir:
         self._threads: list[threading.Thread] = []
         self._deficit = (0, 0)  # bytes and inodes missing on the device
         self._next_lock_check = 0.0
+        self._next_full_said = 0.0
         self._prober: threading.Thread | None = None
 
     @property
@@ -464,10 +467,14 @@ class CacheDir:
 
     def _failed(self, what: str, path: str, error: OSError) -> bool:
         """Say so; True if it is the disk's fault. A full disk is no fault, it only gets nothing more."""
-        log.warning("cache: %s %s: %s", what, path, error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             self.full = self.stage_full = True
+            now = time.monotonic()
+            if now >= self._next_full_said:
+                self._next_full_said = now + _SAY_EVERY_S
+                log.warning("cache: %s %s: %s; blocks are dropped until there is room", what, path, error)
             return False
+        log.warning("cache: %s %s: %s", what, path, error)
         return True
 
     # -- health -----------------------------------------------------------------------------------------------------
