@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another try for what may pass by itself: time-outs, resets, 5xx.
 
-Attempt k (from 0) follows a pause of k² s, capped, and shortened at random by up to a quarter so that many clients
-don't come back at once. Only errors with `retryable` are tried again; a deadline bounds everything.
+Attempt k (from 0) follows a pause of k² s, shortened at random by up to a quarter so that many clients don't come back
+at once, and capped: who waits here is a command or a listing, not an upload that may take its time. Only errors with
+`retryable` are tried again; a deadline bounds everything.
 Source: spec data-path §7.4 (attempts = io-retries + 1, k² seconds, time-out per attempt).
 """
 
@@ -24,7 +25,8 @@ class RetriedStore(ObjectStore):
     """`RetriedStore(store, attempts=11)`.
 
     attempt_timeout_s: one attempt, 0 = none. deadline_s: all attempts and pauses of one call, 0 = none; a pause that
-    would end after it is not begun. The last error is raised, with the number of attempts.
+    would end after it is not begun, and an attempt that goes on at that time is given up. The last error is raised,
+    with the number of attempts.
     """
 
     def __init__(
@@ -54,16 +56,21 @@ class RetriedStore(ObjectStore):
         begin = self._clock()
         attempt = 0
         while True:
+            limit_s = self._timeout_s
+            if self._deadline_s:
+                # Never nothing at all: the first attempt has not been tried yet.
+                left_s = max(0.001, begin + self._deadline_s - self._clock())
+                limit_s = min(limit_s, left_s) if limit_s else left_s
             try:
-                if not self._timeout_s:
+                if not limit_s:
                     return await call()
                 try:
-                    async with asyncio.timeout(self._timeout_s) as scope:
+                    async with asyncio.timeout(limit_s) as scope:
                         return await call()
                 except TimeoutError as error:
                     if not scope.expired():
                         raise
-                    raise ObjectError(f"{self.name}: {what} took longer than {self._timeout_s:g} s") from error
+                    raise ObjectError(f"{self.name}: {what} took longer than {limit_s:.3g} s") from error
             except ObjectError as error:
                 attempt += 1
                 pause = min(float(attempt * attempt), self._max_pause_s) * (1 - self._rng.random() / 4)

@@ -19,6 +19,7 @@ from core.errors import Conflict, ObjectError, ObjectNotFound
 from core.meta.meta import Meta
 from core.object.api import Buffer, ObjectInfo, ObjectStore
 from core.object.buffers import total
+from core.object.hedged import find_hedges
 from core.vfs.internal.metrics import Metrics
 from core.vfs.vfs import VFS
 from core.volume import Volume
@@ -173,6 +174,10 @@ def _gauges(volume: Volume, metrics: Metrics, vfs: VFS | None) -> None:
         gauges["scrub_blocks"] = lambda: scrub.blocks
         gauges["scrub_bytes"] = lambda: scrub.bytes
         gauges["scrub_faults"] = lambda: scrub.faults
+    if (hedges := find_hedges(volume.objects)) is not None:
+        gauges["object_request_hedged"] = lambda: hedges.counts().hedged
+        gauges["object_request_hedges_won"] = lambda: hedges.counts().won
+        gauges["object_request_hedges_denied"] = lambda: hedges.counts().denied
     folders = cache._all if isinstance(cache, DiskCache) else []
     gauges["blockcache_blocks"] = lambda: sum(f.index.items for f in folders)
     gauges["blockcache_bytes"] = lambda: sum(f.index.used for f in folders)

@@ -212,6 +212,25 @@ async def test_a_hanging_attempt_is_abandoned() -> None:
     assert bytes(await store.get("k")) == b"x"
 
 
+async def test_a_deadline_ends_an_attempt_that_hangs() -> None:
+    inner = FaultyStore(MemStore(), [Fault("get", "hang", times=-1)])
+    store = RetriedStore(inner, attempt_timeout_s=0, deadline_s=0.05)
+    async with asyncio.timeout(10):
+        with pytest.raises(ObjectError, match="took longer than"):
+            await store.get("k")
+
+
+@pytest.mark.parametrize("kind", ["truncate", "flip", "other", "extend"])
+async def test_faults_that_change_the_data(kind: str) -> None:
+    data = bytes(range(256)) * 4
+    store = FaultyStore(MemStore(), [Fault("get", kind)], seed=1)
+    await store.put("k", data)
+    found = bytes(await store.get("k"))
+    assert found != data
+    assert len(found) == {"truncate": 512, "extend": 1025}.get(kind, 1024)
+    assert bytes(await store.get("k")) == data
+
+
 async def test_a_list_goes_on_where_it_broke() -> None:
     clock = Clock()
     inner = FaultyStore(MemStore(), [Fault("list", "late", times=3)])
