@@ -33,7 +33,7 @@ log = logging.getLogger("sluice.gc")
 
 #: A slice is worth the work if less than a quarter is used, and more than this is wasted.
 USED_SHARE: Final = 4
-LEAST_WASTE: Final = 64 << 10
+LEAST_WASTE: Final = 32 << 10
 _DELAYED: Final = struct.Struct(">QI")
 
 _SCHEMA: Final = "CREATE TABLE part (id INT, size INT, bytes INT, PRIMARY KEY (id, size)) WITHOUT ROWID;"

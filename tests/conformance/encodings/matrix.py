@@ -67,16 +67,14 @@ class Cell(NamedTuple):
 
 
 CELLS = [Cell(*cell) for cell in itertools.product(COMPRESSIONS, ENCRYPTIONS, (False, True), (0, 3))]
-#: Each value of each column meets each compression or encryption once: for runs that have to be quick.
+#: Each value of each column: for runs that have to be quick.
 FEW = [
     Cell("none", "none", True, 3),
-    Cell("none", "gcm-pkcs1", False, 0),
+    Cell("none", "gcm-pkcs8", False, 0),
     Cell("lz4", "gcm-pkcs8-phrase", True, 0),
     Cell("zstd", "chacha20", False, 3),
     Cell("lz4", "sm4gcm", True, 3),
     Cell("zstd", "gcm-pkcs1-phrase", True, 0),
-    Cell("zstd", "none", False, 0),
-    Cell("none", "gcm-pkcs8", True, 3),
 ]
 
 
