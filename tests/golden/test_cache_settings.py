@@ -61,11 +61,13 @@ async def test_a_golden_volume_is_read_whatever_the_cache(
             folder = tmp_path / f"cache{number}"
             for _round in range(2 if on_disk else 1):
                 volume = await opened(there, setting, folder)
+                # Plain blocks in local files are read where they are.
+                local = volume.format.compression in ("", "none") and not volume.format.encrypt_key
                 try:
                     assert await differences(volume, lines) == [], setting
                 finally:
                     await volume.close()
             cached = [path for path in folder.rglob("*_*_*") if path.is_file()]
-            assert bool(cached) == on_disk, f"{setting}: {len(cached)} files"
-            if setting == "two disks":
+            assert bool(cached) == on_disk or local, f"{setting}: {len(cached)} files"
+            if setting == "two disks" and not local:
                 assert all(any((folder / part).rglob("*_*_*")) for part in "ab")
