@@ -327,7 +327,7 @@ def test_buckets_are_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_unknown_storage_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="known: b2, bos,.* wasb, webdav"):
+    with pytest.raises(ConfigError, match=r"known: b2, bos,.* wasb, webdav"):
         open_store("gopher", "hole", volume="v")
     with pytest.raises(ConfigError, match="known: own, aioboto3"):
         open_store("s3", "http://h.example/b?client=curl", volume="v")
