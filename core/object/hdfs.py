@@ -3,7 +3,9 @@
 
 A put writes `.jfs.<base name>.tmp.<random>` beside its target, then renames it over the target, which HDFS does in one
 step. Client: hdfs-native (Rust), which speaks to name and data nodes itself; HADOOP_CONF_DIR tells it of nameservices,
-Kerberos from the usual ticket cache. Source: spec data-path §4.2; Hadoop file system specification.
+Kerberos from the usual ticket cache. Its calls block, in threads here: its asyncio layer (0.14.7) panics as soon as it
+has to wait before another try ("there is no reactor running").
+Source: spec data-path §4.2; Hadoop file system specification.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
-from hdfs_native import AsyncClient, WriteOptions
+from hdfs_native import Client, WriteOptions
 
 from core.errors import ConfigError, ObjectError, ObjectNotFound
 from core.object.api import Buffer, Features, ObjectInfo, ObjectStore
@@ -29,8 +33,17 @@ FORM: Final = "hdfs://NAMENODE:8020/BASE, hdfs://NAMENODE1:8020,NAMENODE2:8020/B
 DEFAULT_PORT: Final = 8020
 #: What the configuration calls the name nodes of a bucket that lists several.
 _SERVICE: Final = "sluice"
-#: Calls at once: a data node serves a few thousand, each with a connection and a thread.
-AT_ONCE: Final = 64
+#: Calls at once, a thread each.
+AT_ONCE: Final = 32
+#: The library's own tries are few and quick: what lasts longer is the caller's to retry, who knows its deadline.
+_PATIENCE: Final = {
+    "dfs.client.failover.max.attempts": "3",
+    "dfs.client.failover.sleep.base.millis": "50",
+    "dfs.client.failover.sleep.max.millis": "500",
+    "dfs.client.socket-timeout": "30000",
+}
+#: Longest wait of `close` for threads.
+_CLOSE_S: Final = 5.0
 
 Children = list[Child]  # a name of its own: `list` is a method in the class
 
@@ -107,24 +120,29 @@ class HDFSStore(ObjectStore):
         self.name = self._at.where
         self._user = access_key
         self._client: Any = None
-        self._later: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._connecting = threading.Lock()
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sluice-hdfs")
 
     # ---- the contract
 
     async def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         path = self._path(key)
-        whole = frozen(data)  # another thread reads it, perhaps after this call was cancelled
-        await self._run("put", key, lambda hdfs: self._put(hdfs, path, whole))
+        whole = frozen(data)  # a thread reads it, perhaps after this call was cancelled
+        given_up = threading.Event()
+        try:
+            await self._run("put", key, lambda hdfs: _put(hdfs, path, whole, given_up))
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
         path = self._path(key)
         clip(0, start, length)  # refuses negative values
 
-        async def read(hdfs: Any) -> bytes:
-            file = await hdfs.read(path)
+        def read(hdfs: Any) -> bytes:
+            file = hdfs.read(path)
             begin, n = clip(len(file), start, length)
-            data: bytes = await file.read_range(begin, n) if n else b""
+            data: bytes = file.read_range(begin, n) if n else b""
             if len(data) != n:
                 raise ObjectError(f"{self.name}: get of {key!r}: {len(data)} bytes came where {n} were announced")
             return data
@@ -133,20 +151,18 @@ class HDFSStore(ObjectStore):
 
     async def delete(self, key: str) -> None:
         path = self._path(key.rstrip("/"))
+        folder = key.endswith("/")
 
-        async def remove(hdfs: Any) -> None:
-            if not key.endswith("/"):
-                status = await hdfs.get_file_info(path)
-                if status.isdir:
-                    return  # no object
-            await hdfs.delete(path, False)
+        def remove(hdfs: Any) -> None:
+            if hdfs.get_file_info(path).isdir == folder:  # else there is no such object
+                hdfs.delete(path, False)
 
         try:
             await self._run("delete", key, remove)
         except ObjectNotFound:
             return
         except ObjectError:
-            if not key.endswith("/"):  # a folder that isn't empty
+            if not folder:  # one that isn't empty is no object, so success
                 raise
 
     async def head(self, key: str) -> ObjectInfo:
@@ -165,35 +181,18 @@ class HDFSStore(ObjectStore):
         await self._run("create", "", lambda hdfs: hdfs.mkdirs(path, 0o755, True))
 
     async def close(self) -> None:
-        if self._later:
-            await asyncio.wait(self._later, timeout=2)
-        self._client = None  # the library has no close; dropping the client ends its connections
-
-    # ---- one call each
-
-    async def _put(self, hdfs: Any, path: str, data: bytes) -> None:
-        folder, _, base = path.rpartition("/")
-        temp = f"{folder}/.jfs.{base[:200]}.tmp.{random.getrandbits(63)}"
-        try:
-            file = await hdfs.create(temp, WriteOptions(overwrite=True, create_parent=True))
-            if data:
-                await file.write(data)
-            await file.close()
-            await hdfs.rename(temp, path, True)
-        except BaseException:
-            self._afterwards(self._remove(hdfs, temp))
-            raise
-
-    async def _remove(self, hdfs: Any, temp: str) -> None:
-        with suppress(Exception):
-            await hdfs.delete(temp, False)
+        """Waits a moment for threads that still clean up. The library has no close: the last user of a client ends
+        its connections."""
+        self._client = None
+        ended = asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        await asyncio.wait([ended], timeout=_CLOSE_S)
 
     async def _children(self, folder: str) -> Children:
         path = self._path(folder.rstrip("/")) if folder else self._at.base.rstrip("/") or "/"
 
-        async def read(hdfs: Any) -> Children:
+        def read(hdfs: Any) -> Children:
             found = []
-            async for status in hdfs.list_status(path, False):
+            for status in hdfs.list_status(path, False):
                 name = status.path.rpartition("/")[2]
                 if status.isdir:
                     found.append(Child(name + "/", None))
@@ -209,31 +208,34 @@ class HDFSStore(ObjectStore):
 
     # ---- around calls
 
-    async def _run(self, action: str, key: str, call: Callable[[Any], Awaitable[T]]) -> T:
-        async with self._room:
-            try:
+    async def _run(self, action: str, key: str, call: Callable[[Any], T]) -> T:
+        def work() -> T:
+            with self._connecting:
                 if self._client is None:
                     self._client = self._connect()
-                return await call(self._client)
-            except (ObjectError, ConfigError):
-                raise
-            except FileNotFoundError as error:
-                if action == "put":
-                    raise self._explain(error, action, key) from error
-                raise self._missing(key) from error
-            except Exception as error:
+                hdfs = self._client
+            return call(hdfs)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except (ObjectError, ConfigError, asyncio.CancelledError):
+            raise
+        except FileNotFoundError as error:
+            if action == "put":
                 raise self._explain(error, action, key) from error
+            raise self._missing(key) from error
+        except BaseException as error:
+            # A panic of the library is no Exception; nothing else that isn't one comes out of a thread of ours.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            if action in ("get", "head", "delete", "list") and "is not a directory" in str(error):
+                raise self._missing(key) from error
+            raise self._explain(error, action, key) from error
 
     def _connect(self) -> Any:
         """Makes no connection yet; that happens with the first call."""
         _act_as(self._user)
-        return AsyncClient(self._at.url, dict(self._at.config))
-
-    def _afterwards(self, work: Awaitable[None]) -> None:
-        """What nobody has to wait for; `close` does."""
-        task = asyncio.ensure_future(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        return Client(self._at.url, {**_PATIENCE, **self._at.config})
 
     def _path(self, key: str) -> str:
         if any(part in ("", ".", "..") or ":" in part for part in key.split("/")) or "\0" in key:
@@ -249,11 +251,28 @@ class HDFSStore(ObjectStore):
 
     def _explain(self, error: BaseException, action: str, key: str) -> ObjectError:
         what = f"{action} of {key!r}" if key else action
-        said = (str(error) or type(error).__name__).splitlines()[0][:400]
+        said = (str(error) or type(error).__name__).replace("\\n", "\n").splitlines()[0][:400]
         for pattern, retryable, advice in _MEANINGS:
             if pattern.search(said):
                 return ObjectError(f"{self.name}: {what} failed: {advice} ({said})", retryable=retryable)
         return ObjectError(f"{self.name}: {what} failed: {said}")
+
+
+def _put(hdfs: Any, path: str, data: bytes, given_up: threading.Event) -> None:
+    folder, _, base = path.rpartition("/")
+    temp = f"{folder}/.jfs.{base[:200]}.tmp.{random.getrandbits(63)}"
+    try:
+        file = hdfs.create(temp, WriteOptions(overwrite=True, create_parent=True))
+        if data:
+            file.write(data)
+        file.close()
+        if given_up.is_set():
+            raise ObjectError("cancelled")
+        hdfs.rename(temp, path, True)
+    except BaseException:
+        with suppress(Exception):
+            hdfs.delete(temp, False)
+        raise
 
 
 #: Text of the refusal, whether another try may help, cause and next step.
