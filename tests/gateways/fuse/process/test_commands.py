@@ -99,7 +99,7 @@ def test_the_helper_of_mount_takes_an_fstab_line(place: Place) -> None:
     ("flags", "words"),
     [
         (["--subdir", "/nowhere"], ["--subdir", "/nowhere"]),
-        (["--writeback"], ["--writeback", "leave it out"]),
+        (["--writeback", "--cache-dir", "memory"], ["--writeback", "--cache-dir"]),
         (["-o", "bogus"], ["-o bogus"]),
         (["--umask", "9"], ["--umask"]),
         (["--max-fuse-io", "1G"], ["--max-fuse-io"]),
