@@ -92,7 +92,7 @@ class Packer:
         self._due = False  # an upload is about to begin and takes who waits
         self._timer: asyncio.TimerHandle | None = None  # until somebody has waited long enough for company
         self._put_s = 0.0  # how long a put takes, smoothed
-        self._crowd = 0.0  # members of recent packs
+        self._crowd = 0.0  # how many write at the same time, as recent packs show
         self._crowd_at = 0.0
         self._closed = False
 
@@ -254,7 +254,8 @@ class Packer:
 
     def _learn(self, seconds: float, members: int) -> None:
         self._put_s = (self._put_s * 7 + seconds) / 8 if self._put_s else seconds
-        self._crowd = max(members, self._crowd / 4)  # who stays alone is soon believed to be
+        # Those who came during the upload belong to the crowd; who stays alone is soon believed to be.
+        self._crowd = max(members + len(self._waiting), self._crowd / 4)
         self._crowd_at = time.monotonic()
 
     async def _delete(self, block: BlockId) -> None:

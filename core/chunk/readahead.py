@@ -110,6 +110,7 @@ class ReadStream:
             self._ahead, self._behind = 0, 1 << 62  # a jump: look again at everything in the window
         if window:
             self._pool.use(self)
+            window = self._pool.ahead(window)
             if self._window.direction > 0:
                 self._run_ahead(offset, n, window)
             else:

@@ -146,7 +146,11 @@ class BlockReader:
                 self._fetched_part(block, length)
                 return part
         data = await self.fetch(block)
-        return data if length == block[2] else memoryview(data)[off : off + length]
+        if length == block[2]:
+            return data
+        part = memoryview(data)[off : off + length]
+        # A part that keeps a whole block alive in somebody's hands would hide it from the budget.
+        return part if length * 2 > block[2] else bytes(part)
 
     async def fetch(self, block: BlockId, *, charged: bool = False) -> Buffer:
         """The whole block from the object store, joining a download that is under way; it goes to the caches.
@@ -183,7 +187,7 @@ class BlockReader:
             part = None if flight is not None else await self._transfer.get_range(block, off, length)
             if part is not None:
                 return part
-            return memoryview(await self.fetch(block))[off : off + length]
+            return bytes(memoryview(await self.fetch(block))[off : off + length])
         return await self.fetch(block, charged=True)
 
     def prefetch_nowait(self, block: BlockId) -> None:

@@ -61,14 +61,21 @@ class ReadPool:
         """It holds nothing any more."""
         self._used_at.pop(stream, None)
 
+    def ahead(self, window: int) -> int:
+        """How far a stream with this window may run ahead of the block it reads: with too many streams not at all, so
+        that each of them can hold at least that block."""
+        return window if self._share() >= 2 * self._block_size else 0
+
     def cap(self) -> int:
         """Largest window of one stream at the moment: what fills the link, and not more than its share."""
-        share = self._total // max(len(self._used_at), 1)
         rate, wanted = self.link.rate, USUAL_BLOCKS * self._block_size
         if rate:
             slow = max(int(rate * AHEAD_S), LEAST_BLOCKS * self._block_size)
             wanted = max(self.link.window(), min(wanted, slow))
-        return min(wanted, max(share, self._block_size))
+        return min(wanted, max(self._share(), self._block_size))
+
+    def _share(self) -> int:
+        return self._total // max(len(self._used_at), 1)
 
     def try_charge(self, n: int) -> bool:
         """Memory for reading ahead; release it at the budget. Of other streams only idle ones have to yield."""

@@ -14,6 +14,9 @@ from core.object.api import Buffer
 
 
 class BlockSink(Protocol):
+    #: `put` makes a copy of what it is given, which lives until it returns.
+    copies: bool
+
     async def encode(self, data: Buffer) -> Buffer:
         """The bytes that `put` wants for a block; `data` itself if they are the same."""
         ...

@@ -469,6 +469,7 @@ class StagedSink:
         self._staging = staging
         self._transfer = transfer
         self._budget = budget
+        self.copies = transfer.copies
 
     async def encode(self, data: Buffer) -> Buffer:
         """Staged blocks are plain; they are encoded when they leave."""

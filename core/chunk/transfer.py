@@ -72,6 +72,8 @@ class Transfer:
         self.link = LinkMeter()
         #: Parts of objects can be fetched and mean parts of blocks.
         self.ranges = codec.plain and objects.features.ranges
+        #: What is sent is a copy that the store makes: only encryption hides ranges.
+        self.copies = not objects.features.ranges
         self._uploads = asyncio.Semaphore(max(max_uploads, 1))
         self._downloads = asyncio.Semaphore(max_downloads if max_downloads > 0 else 200)
         self._deletes = asyncio.Semaphore(10)  # max-deletes of the reference (§11)

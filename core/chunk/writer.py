@@ -57,6 +57,8 @@ class BlockSliceWriter:
         self._on_deleted = on_deleted
         self._max_in_flight = max_in_flight
         self._block_size = pool.block_size
+        #: The store encrypts: there is a second copy while a block is sent.
+        self._copies = transfer.copies
         self._id = 0
         self._buffer: bytearray | None = buffer
         self._view = memoryview(buffer)
@@ -163,6 +165,9 @@ class BlockSliceWriter:
         payload = await self._transfer.encode(view)
         await point("block.before-put")
         if payload is view:
+            if self._copies:
+                upload.payload_bytes = block[2]
+                self._pool.budget.overdraft(block[2])
             upload.clean = await self._transfer.put(block, payload, self._failed)
             await point("block.put")
             self._on_stored(block, view)

@@ -191,9 +191,17 @@ class PendingSlice:
 
     async def _grown(self) -> BlockSliceWriter:
         """Too large to be packed: a real slice that begins with what was gathered."""
-        # Returned before it is free: who waits for memory must not hold any, or all might wait for each other.
-        self._discharge(self._charged)
-        writer = await self._store.writer(durability=self.durability)
+        # Those who wait for memory may hold a part of it, and no more, or all might wait for each other: who comes on
+        # top of that returns its bytes although they aren't free yet.
+        table, held = self._table, self._charged
+        if table.held_waiting + held > self._store.budget.limit // 4:
+            self._discharge(held)
+            held = 0
+        table.held_waiting += held
+        try:
+            writer = await self._store.writer(durability=self.durability)
+        finally:
+            table.held_waiting -= held
         try:
             await writer.write(self._small)
         except BaseException:
@@ -256,6 +264,8 @@ class OpenSlices:
         self.keeps = not isinstance(self.keeper, NoKeeper)
         #: Space that files will need more than now once everything is recorded.
         self.growth = 0
+        #: Bytes of slices that wait for their first block.
+        self.held_waiting = 0
         self.lost: list[list[int]] = []  # tokens of bytes whose loss nobody was told yet
         self._kept = 0
         self._let_go: asyncio.Future[None] | None = None
