@@ -218,7 +218,8 @@ class Warmer:
             log.warning("warm-up: %s", e.strerror)
 
     async def _evict(self, block: BlockId) -> None:
-        if not self._cache.has(block):
+        # What waits for its upload stays: it may be the only copy.
+        if not self._cache.has(block) or self._cache.is_pinned(block):
             self.report.missing += block[2]
             return
         self._slices.reader.forget(block)
@@ -238,8 +239,9 @@ class Warmer:
     async def _scanned(self) -> None:
         """What earlier processes left in the cache is known only after its first scan."""
         if isinstance(self._cache, DiskCache):
-            folders = self._cache._dirs.values()
-            while not all(f.scanned or f.down or f.limits.scan_interval_s < 0 for f in folders):  # noqa: ASYNC110 - threads
+            while not all(  # noqa: ASYNC110 - threads
+                f.scanned or f.health.state != "normal" or f.limits.scan_interval_s < 0 for f in self._cache.directories
+            ):
                 await asyncio.sleep(_SCAN_POLL_S)
 
     def _tell(self) -> None:
