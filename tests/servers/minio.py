@@ -37,7 +37,7 @@ class MinIO(Server):
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.endpoint}/minio/health/cluster", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
