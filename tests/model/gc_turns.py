@@ -177,7 +177,7 @@ class Model:
             meta = Meta(self.records, fmt, clock_ns=lambda: int(self.now * 1e9))
             slices = BlockSliceStore(
                 self.objects, block_size=BLOCK, compression="none", hash_prefix=False, retries=1,
-                new_slice_id=meta.slice_ids.take, memory_budget=16 << 20,
+                new_slice_id=meta.slice_ids.take, memory_budget=16 << 20, get_timeout_s=1e9, put_timeout_s=1e9,
             )  # fmt: skip
             await slices.start()
             meta.remove_slice = slices.remove
