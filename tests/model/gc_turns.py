@@ -65,7 +65,8 @@ class Turns:
     async def turn(self, what: str) -> None:
         if self.open:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.waiting.append((_ACTOR.get(), what, future))
+            actor = _ACTOR.get()
+            self.waiting.append((actor if actor in self.order else -1, what, future))
             await future
 
     def start(self, actors: Sequence[int]) -> None:
@@ -179,6 +180,7 @@ class Model:
                 self.objects, block_size=BLOCK, compression="none", hash_prefix=False, retries=1,
                 new_slice_id=meta.slice_ids.take, memory_budget=16 << 20, get_timeout_s=1e9, put_timeout_s=1e9,
             )  # fmt: skip
+            slices._packer._company = 1  # packs wait for company in real time
             await slices.start()
             meta.remove_slice = slices.remove
             meta.merge_slices = Merger(slices)
