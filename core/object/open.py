@@ -166,9 +166,14 @@ async def _prove_once(store: ObjectStore) -> None:
             raise _step("write to", store, error) from error
         try:
             await store.create()
-            await store.put(key, data)
         except ObjectError as second:
-            raise _step("write to", store, second) from error
+            # Which of the two tells more depends on the store: a wrong key fails the first, a missing right the second.
+            both = ObjectError(f"{error}; and making it: {second}", retryable=error.retryable and second.retryable)
+            raise _step("write to", store, both) from error
+        try:
+            await store.put(key, data)
+        except ObjectError as third:
+            raise _step("write to", store, third) from third
     try:
         found = await store.get(key)
     except ObjectError as error:

@@ -21,6 +21,10 @@ from core.object.clouds.failures import failure_of, is_past_the_end, scrub
 from core.object.clouds.folders import Child, Children, walk
 
 EXTRA = "clouds"
+# A service that accepts a connection and says nothing must not hang a command forever. Reads and writes of a block have
+# the shorter time-outs of the data path around them (60 s by default), which users may raise for slow lines.
+TIMEOUT_S = 60.0
+IO_TIMEOUT_S = 600.0
 CHECKSUM_FIELD = "crc32c"
 
 # Settings whose values must not appear in any text.
@@ -32,7 +36,8 @@ class OpendalStore(ObjectStore):
 
     folders: the service lists one folder at a time, in any order; False: keys in byte order from one listing.
     checksum: keep the CRC-32C of each object as user metadata and compare it on full reads.
-    make: coroutine function that makes the container, because OpenDAL can't.
+    make: coroutine function that makes the container, because OpenDAL can't. timeout_s: head, delete, a page of a list;
+    io_timeout_s: a read or a write.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class OpendalStore(ObjectStore):
         checksum: bool = False,
         make: Callable[[], Awaitable[None]] | None = None,
         secrets: Iterable[str] = (),
+        timeout_s: float = TIMEOUT_S,
+        io_timeout_s: float = IO_TIMEOUT_S,
     ) -> None:
         self.name = name
         self.features = Features(ranges=True)
@@ -53,6 +60,7 @@ class OpendalStore(ObjectStore):
         self._checksum = checksum
         self._make = make
         self._more_secrets = tuple(secrets)
+        self._timeouts_s = timeout_s, io_timeout_s
         self.use(settings)
 
     def use(self, settings: Mapping[str, str]) -> None:
@@ -62,7 +70,7 @@ class OpendalStore(ObjectStore):
             *(value for name, value in given.items() if any(word in name for word in _SECRET_WORDS)),
             *self._more_secrets,
         )
-        self._operator = _operator(self.name, self._scheme, given, self._secrets)
+        self._operator = _operator(self.name, self._scheme, given, self._secrets, self._timeouts_s)
         self._start_after = bool(self._operator.capability().list_with_start_after)
 
     # ---- the contract
@@ -229,15 +237,19 @@ def _info(key: str, metadata: Any) -> ObjectInfo:
     return ObjectInfo(key, metadata.content_length, changed.timestamp() if changed is not None else 0.0)
 
 
-def _operator(name: str, scheme: str, settings: Mapping[str, str], secrets: Iterable[str]) -> Any:
+def _operator(
+    name: str, scheme: str, settings: Mapping[str, str], secrets: Iterable[str], timeouts_s: tuple[float, float]
+) -> Any:
     try:
         import opendal
+        import opendal.layers
     except ImportError:
         raise ConfigError(
             f"{name}: this storage needs the package opendal; install it with `pip install 'sluicefs[{EXTRA}]'`"
         ) from None
     try:
-        return opendal.AsyncOperator(scheme, **settings)
+        layer = opendal.layers.TimeoutLayer(timeout=timeouts_s[0], io_timeout=timeouts_s[1])
+        return opendal.AsyncOperator(scheme, **settings).layer(layer)
     except Exception as error:  # ConfigInvalid, Unsupported (a build without this service), TypeError
         text = scrub(str(error).split("\n", 1)[0].partition(" => ")[2] or str(error).split("\n", 1)[0], secrets)
         raise ConfigError(f"{name}: these settings can't be used: {text}") from None

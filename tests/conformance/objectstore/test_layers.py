@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from core.object.api import ObjectStore
 from core.object.encrypted import EncryptedStore, Envelope
 from core.object.faulty import Fault, FaultyStore
+from core.object.hedged import HedgedStore
 from core.object.memory import MemStore
 from core.object.open import open_store
 from core.object.prefix import PrefixStore
@@ -58,6 +59,21 @@ class TestWholeStack(ObjectStoreSuite):
         )  # fmt: skip
         yield store
         await store.close()
+
+
+class TestHedgedOverASlowTail(ObjectStoreSuite):
+    """A tenth of all reads takes ten times as long; whoever answers first, the data is right."""
+
+    @pytest.fixture
+    async def store(self) -> ObjectStore:
+        usual = Fault("get", "delay", nth=0, chance=1, seconds=0.001)
+        slow = [usual, Fault("get", "delay", nth=0, chance=0.1, seconds=0.02)]
+        store = HedgedStore(FaultyStore(MemStore(), slow, seed=5), budget=0.5)
+        await store.put("warm", b"x")
+        for _ in range(48):
+            await store.get("warm", 0, 1)
+        await store.delete("warm")
+        return store
 
 
 class TestRetriedOverFaults(ObjectStoreSuite):

@@ -105,6 +105,24 @@ async def test_an_unreachable_service_is_told_without_the_token() -> None:
     assert "SECRET" not in str(caught.value)
 
 
+async def test_a_service_that_never_answers_is_given_up() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = {"container": "cont", "endpoint": endpoint, "account_name": "a", "account_key": "a2V5"}
+    store = OpendalStore("wasb://a/cont", "azblob", settings, timeout_s=0.2, io_timeout_s=0.2)
+    for call in (store.get("k"), store.put("k", b"1"), store.head("k"), store.delete("k"), anext(store.list())):
+        with pytest.raises(ObjectError, match="timeout") as caught:
+            await call
+        assert caught.value.retryable
+    server.close()
+
+
 def test_settings_that_make_no_sense_are_told() -> None:
     with pytest.raises(ConfigError, match=r"wasb://x: these settings can't be used: .*base64") as caught:
         OpendalStore("wasb://x", "azblob", {"container": "c", "endpoint": "http://h", "account_name": "a",
