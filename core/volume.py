@@ -106,6 +106,8 @@ def open_objects(fmt: Format, *, storage: str | None = None, bucket: str | None 
         shards=fmt.shards,
         encrypt_key_pem=plain.encrypt_key,
         encrypt_algo=fmt.encrypt_algo,
+        storage_class=fmt.tier(0).storage_class,
+        tag=fmt.tier(0).tag,
         upload_limit_mbps=limits.get("upload_limit", 0) or fmt.upload_limit,
         download_limit_mbps=limits.get("download_limit", 0) or fmt.download_limit,
     )

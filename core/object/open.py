@@ -9,10 +9,11 @@ Order of the layers, outermost first: bandwidth limit, encryption, volume prefix
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import string
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakValueDictionary
 
 from core.errors import ConfigError, ObjectError
@@ -27,6 +28,8 @@ from core.object.prefix import PrefixStore
 from core.object.s3 import S3Store, parse_bucket
 from core.object.servers import NORMALISERS, OPENERS
 from core.object.sharded import ShardedStore, shard_buckets
+
+log = logging.getLogger("sluice.object")
 
 #: (storage, bucket, access key, secret key, session token) → store
 Opener = Callable[[str, str, str, str, str], ObjectStore]
@@ -94,10 +97,13 @@ def open_store(
     upload_limit_mbps: float = 0,
     download_limit_mbps: float = 0,
     hedge: bool | None = None,
+    storage_class: str = "",
+    tag: str = "",
 ) -> ObjectStore:
     """The whole stack for one volume. Opens no connection; raises ConfigError for what can't work.
 
     passphrase: of the private key, by default from JFS_RSA_PASSPHRASE. Retries are the caller's (`RetriedStore`).
+    storage_class, tag (`k=v`): of all objects that are put; what the storage can't do is told in the log and left out.
     hedge: ask late reads a second time; by default for clouds, unless SLUICE_HEDGED_READS is 0.
     """
     kind = _known(storage)
@@ -106,6 +112,8 @@ def open_store(
     # The key first: a wrong pass phrase must not leave open stores behind.
     envelope = Envelope(load_key(encrypt_key_pem, passphrase), encrypt_algo) if encrypt_key_pem else None
     stores = [opener(kind, one, access_key, secret_key, session_token) for one in buckets]
+    if storage_class or tag:
+        _use_class(kind, stores, storage_class, tag)
     result = ShardedStore(stores) if len(stores) > 1 else stores[0]
     if _hedges(kind) if hedge is None else hedge:
         result = HedgedStore(result)
@@ -115,6 +123,22 @@ def open_store(
     if upload_limit_mbps > 0 or download_limit_mbps > 0:
         result = LimitedStore(result, _bucket_of(upload_limit_mbps), _bucket_of(download_limit_mbps))
     return result
+
+
+# Their services have no classes (spec §4.2).
+_CLASSLESS = frozenset({"b2", "qiniu", "space", "wasabi"})
+
+
+def _use_class(kind: str, stores: Sequence[ObjectStore], storage_class: str, tag: str) -> None:
+    name, equals, value = tag.partition("=")
+    if tag and not (name and equals and value and "=" not in value):
+        log.warning("the tag %r is not of the form name=value: objects get none", tag)
+        tag = ""
+    for store in stores:
+        setter = None if kind in _CLASSLESS else getattr(store, "use_class", None)
+        if setter is None or not setter(storage_class, tag):
+            asked = " and ".join(filter(None, (storage_class and f"storage class {storage_class!r}", tag and "tag")))
+            log.warning("%s: this client can't set the %s: objects get the bucket's default", store.name, asked)
 
 
 def _hedges(kind: str) -> bool:

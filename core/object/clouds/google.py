@@ -64,7 +64,9 @@ def open_google(storage: str, bucket: str, access_key: str, secret_key: str, ses
     elif (path := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")) and not os.path.isfile(path):
         raise ConfigError(f"gs: GOOGLE_APPLICATION_CREDENTIALS names {path}, which is no file")
     name = f"gs://{found.name}"
-    return OpendalStore(name, "gcs", settings, make=lambda: make_bucket(name, found))
+    return OpendalStore(
+        name, "gcs", settings, class_setting="default_storage_class", make=lambda: make_bucket(name, found)
+    )
 
 
 async def make_bucket(name: str, bucket: GoogleBucket, environ: Mapping[str, str] = os.environ) -> None:

@@ -37,7 +37,7 @@ class OpendalStore(ObjectStore):
     folders: the service lists one folder at a time, in any order; False: keys in byte order from one listing.
     checksum: keep the CRC-32C of each object as user metadata and compare it on full reads.
     make: coroutine function that makes the container, because OpenDAL can't. timeout_s: head, delete, a page of a list;
-    io_timeout_s: a read or a write.
+    io_timeout_s: a read or a write. class_setting: OpenDAL's word for the storage class of what is put, if it has one.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class OpendalStore(ObjectStore):
         checksum: bool = False,
         make: Callable[[], Awaitable[None]] | None = None,
         secrets: Iterable[str] = (),
+        class_setting: str = "",
         timeout_s: float = TIMEOUT_S,
         io_timeout_s: float = IO_TIMEOUT_S,
     ) -> None:
@@ -61,17 +62,25 @@ class OpendalStore(ObjectStore):
         self._make = make
         self._more_secrets = tuple(secrets)
         self._timeouts_s = timeout_s, io_timeout_s
+        self._class_setting = class_setting
         self.use(settings)
 
     def use(self, settings: Mapping[str, str]) -> None:
         """Go on with other settings (a renewed token); calls under way keep the old ones."""
         given = {name: value for name, value in settings.items() if value}
+        self._settings = given
         self._secrets = (
             *(value for name, value in given.items() if any(word in name for word in _SECRET_WORDS)),
             *self._more_secrets,
         )
         self._operator = _operator(self.name, self._scheme, given, self._secrets, self._timeouts_s)
         self._start_after = bool(self._operator.capability().list_with_start_after)
+
+    def use_class(self, storage_class: str, tag: str) -> bool:
+        """Storage class of what is put from now on. True: all that was asked for is honoured."""
+        if self._class_setting and storage_class:
+            self.use({**self._settings, self._class_setting: storage_class})
+        return bool(self._class_setting) and not tag
 
     # ---- the contract
 

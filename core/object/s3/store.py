@@ -76,6 +76,11 @@ class S3Store(ObjectStore):
         provider = choose(storage, access_key, secret_key, session_token)
         return cls(address, provider, checksum=checksum, storage_class=storage_class, tag=tag)
 
+    def use_class(self, storage_class: str, tag: str) -> bool:
+        """Storage class and tag of what is put from now on. True: both are honoured."""
+        self._put_headers = _put_headers(storage_class, tag)
+        return True
+
     def _use(self, address: Address) -> None:
         self.address = address
         self._base = encode_path(address.base_path)

@@ -26,6 +26,7 @@ from core.object.clouds.dav_store import WebDavStore
 from core.object.clouds.failures import failure_of, scrub
 from core.object.clouds.folders import Child, walk
 from core.object.clouds.opendal_store import OpendalStore
+from core.object.open import open_store
 from core.object.s3.address import Address
 from core.object.s3.b2 import B2Store
 from core.object.s3.credentials import Credentials
@@ -179,6 +180,42 @@ async def test_oss_and_cos_keep_the_checksum(storage: str, field: str) -> None:
     assert f"{field}: 3808858755\r\n" in asked[0].lower()
     assert not any("secret-key" in request for request in asked)
     assert sorted(request.split()[0] for request in asked[1:]) == ["GET", "GET", "GET", "HEAD", "HEAD"]
+
+
+# ---- storage classes
+
+
+async def test_storage_class_and_tag_go_with_each_put(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving((200, "", b"")) as (port, asked):
+        url = f"http://127.0.0.1:{port}/b"
+        store = open_store(
+            "s3", url, volume="v", access_key="a", secret_key="b", storage_class="STANDARD_IA", tag="a=b c"
+        )
+        await store.put("k", b"1")
+        assert "x-amz-storage-class: STANDARD_IA\r\n" in asked[0]
+        assert "x-amz-tagging: a=b%20c\r\n" in asked[0]
+        assert not caplog.records
+        store = open_store("s3", url, volume="v", access_key="a", secret_key="b", storage_class="X", tag="no tag")
+        await store.put("k", b"1")
+        assert "x-amz-tagging" not in asked[1]
+        assert "not of the form name=value" in caplog.text
+        caplog.clear()
+        store = open_store("wasabi", url, volume="v", access_key="a", secret_key="b", storage_class="X")
+        await store.put("k", b"1")
+        assert "x-amz-storage-class" not in asked[2]
+        assert "can't set the storage class 'X'" in caplog.text
+
+
+async def test_google_is_told_the_storage_class(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = b'{"name": "v/k", "size": "1", "updated": "2026-01-01T00:00:00Z"}'
+    async with serving((200, "content-type: application/json\r\n", answer)) as (port, asked):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{port}")
+        store = open_store("gs", "gs://bucket", volume="v", storage_class="NEARLINE", tag="a=b")
+        await store.put("k", b"1")
+        assert "NEARLINE" in asked[0]
+        assert "can't set the" in caplog.text
 
 
 # ---- folders
