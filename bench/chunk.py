@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Costs of the data path alone: packing, cached reads, streaming, codecs, cache files.
 
-    python -m bench.chunk [pack|jitter|cached|write|read|codec|cache …]
+    python -m bench.chunk [pack|jitter|cached|write|read|codec|cache|staged …]
 
 Each line prints what the floor of the same run is (the bare object store, a memory copy, a bare file read), so that
 results are ratios. Needs no server; files go to a temporary folder (TMPDIR).
@@ -17,13 +17,18 @@ import sys
 import tempfile
 import time
 import timeit
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from core.chunk import cachefile
+from core.chunk.cachedir import CacheLimits
+from core.chunk.diskcache import DiskCache
 from core.chunk.encoding import codec_for
 from core.chunk.readahead import ReadStream
+from core.chunk.staging import StagingOptions
 from core.chunk.store import BlockSliceStore
 from core.meta.records import Slice
 from core.meta.slices import flatten, pieces_for
@@ -33,6 +38,7 @@ from core.object.memory import MemStore
 
 MIB = 1 << 20
 BLOCK = 4 * MIB
+LEVELS: tuple[cachefile.Level, ...] = ("none", "full", "shrink", "extend")
 
 
 class Far(MemStore):
@@ -227,13 +233,90 @@ async def cache() -> None:
         cachefile.write(path, data, "extend", 0o600, 0o700)
         for n in (1 << 10, 64 << 10, BLOCK):
             number = 20 if n == BLOCK else 1000
-            for level in ("none", "extend"):
+            floor = 0.0
+            for level in LEVELS:
                 s = timeit.timeit(lambda n=n, level=level: cachefile.read(path, BLOCK, 0, n, level), number=number)
-                print(f"cache file, {n >> 10} KiB, {level}: {s / number * 1e6:.0f} µs")
+                floor = floor or s
+                print(f"cache file, {n >> 10} KiB, {level}: {s / number * 1e6:.0f} µs, {s / floor:.2f} of none")
+        for level in LEVELS:
+            disk = DiskCache([folder], level, CacheLimits(size=1 << 30, verify=level, free_ratio=0.0001))
+            await disk.start()
+            await disk.put_wait((1, 0, BLOCK), data)
+            while disk.directories[0].pending:
+                await asyncio.sleep(0.01)
+            for n in (4 << 10, 64 << 10, 128 << 10):
+                line = await measured(1, 1000, partial(_read_next, disk, itertools.cycle(range(0, BLOCK - n, n)), n))
+                print(f"read of {n >> 10:3d} KiB from the disk cache, {level:6}: {line}")
+            await disk.close()
+
+
+async def staged() -> None:
+    """Writes that are acknowledged on the local disk beside those that go to a store 20 ms away, and beside what the
+    disk itself can do: a file and its folder synced for each of them."""
+    small, size = os.urandom(16 << 10), 16 << 10
+    loop = asyncio.get_running_loop()
+    with tempfile.TemporaryDirectory() as folder:
+        names = itertools.count()
+
+        def alone() -> None:
+            path = f"{folder}/{next(names)}"
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+            os.write(fd, small)
+            os.fsync(fd)
+            os.close(fd)
+            fd = os.open(folder, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+        with ThreadPoolExecutor(32) as threads:
+            for callers in (1, 32):
+                line = await measured(callers, 256 // callers, lambda: loop.run_in_executor(threads, alone))
+                print(f"file and folder synced, {callers:2d} at once:       {line}")
+    for share in (True, False):
+        for callers in (1, 32):
+            for where in ("direct", "staged"):
+                with tempfile.TemporaryDirectory() as folder:
+                    far = Far(0.02)
+                    async with opened(far, share_slices=share, **_staging(folder, where)) as store:
+                        number = 1024 // callers if where == "staged" else 8
+                        line = await measured(callers, number, partial(store.pack, small))
+                    kind = "packed" if share else "single"
+                print(f"{size >> 10} KiB {kind}, {where}, {callers:2d} callers: {line}")
+    source = os.urandom(BLOCK)
+    for where in ("direct", "staged"):
+        with tempfile.TemporaryDirectory() as folder:
+            async with opened(Far(0.02), **_staging(folder, where)) as store:
+                begin, cpu = time.perf_counter(), time.process_time()
+                for _ in range(4):
+                    writer = await store.writer()
+                    for _ in range(16):
+                        await writer.write(source)
+                    await writer.finish()
+                seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        print(f"4 slices of 64 MiB, {where}: {256 / seconds:.0f} MiB/s, {cpu * 4:.2f} CPU s/GiB")
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        for i in range(64):
+            fd = os.open(f"{folder}/{i}", os.O_WRONLY | os.O_CREAT)
+            os.write(fd, source)
+            os.fsync(fd)
+            os.close(fd)
+        print(f"floor, 64 files of 4 MiB synced one by one: {256 / (time.perf_counter() - begin):.0f} MiB/s")
+
+
+async def _read_next(disk: DiskCache, offsets: Iterator[int], n: int) -> object:
+    return await disk.get((1, 0, BLOCK), next(offsets), n)
+
+
+def _staging(folder: str, where: str) -> dict[str, Any]:
+    if where == "direct":
+        return {}
+    limits = CacheLimits(size=1 << 40, free_ratio=0.0001, writeback=True)
+    return {"cache": DiskCache([folder], "bench", limits), "staging": StagingOptions(delay_s=1e6)}
 
 
 def main() -> None:
-    parts = {f.__name__: f for f in (pack, jitter, cached, write, read, codec, cache)}
+    parts = {f.__name__: f for f in (pack, jitter, cached, write, read, codec, cache, staged)}
     try:
         import uvloop
 

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from core.chunk import stagefile
@@ -25,8 +26,11 @@ from core.object.api import Buffer
 log = logging.getLogger("sluice.chunk.staging")
 
 _THREADS: Final = 2
-#: Most bytes of one round: who is in it waits for all of them.
-_ROUND_BYTES: Final = 64 << 20
+#: fsyncs at once: the disk's flushes are merged then. 32 files of 16 KiB in one round: 4 at once took a third of the
+#: time of one after another, 32 at once no less and more CPU.
+_SYNCS: Final = 4
+#: Most bytes of one round: who is in it waits for all of them, and the other thread shall have something to write.
+_ROUND_BYTES: Final = 16 << 20
 #: A thread that hangs in a dead disk isn't waited for any longer.
 _JOIN_S: Final = 5.0
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -54,6 +58,7 @@ class StageWriter:
         self._queue: queue.SimpleQueue[StageJob | None] = queue.SimpleQueue()
         self._take = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sluice-stage-sync")
         self._durable: set[str] = set()  # folders that are known to be on disk with all folders above them
         self._ended = False
 
@@ -72,6 +77,7 @@ class StageWriter:
         self._queue.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S)
+        self._syncs.shutdown(wait=False)
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
@@ -126,11 +132,11 @@ class StageWriter:
             blocking_point("stage.written")
             for _, fd in opened:
                 _begin_writing(fd)
-            for job, fd in opened:
-                try:
-                    os.fsync(fd)
-                except OSError as e:
-                    job.error = e
+            if len(opened) > 1:
+                list(self._syncs.map(_sync, opened))
+            else:
+                for one in opened:
+                    _sync(one)
             for folder in sorted(folders, key=len, reverse=True):
                 try:
                     self._sync_folder(folder)
@@ -168,6 +174,14 @@ class StageWriter:
             folder = os.path.dirname(folder)
             _fsync_folder(folder)
         self._durable.update(fresh)
+
+
+def _sync(one: tuple[StageJob, int]) -> None:
+    job, fd = one
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        job.error = e
 
 
 def _fsync_folder(path: str) -> None:
