@@ -37,6 +37,10 @@ class MemoryBudget:
         self._readers: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._writers: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def has_waiters(self) -> bool:
+        return bool(self._readers or self._writers)
+
     def add_reclaimer(self, reclaim: Reclaimer) -> None:
         """`reclaim(n)` is called when n bytes are missing; caches shrink there."""
         self._reclaimers.append(reclaim)

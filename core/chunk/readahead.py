@@ -110,15 +110,17 @@ class ReadStream:
             self._ahead, self._behind = 0, 1 << 62  # a jump: look again at everything in the window
         if window:
             self._pool.use(self)
-            window = self._pool.ahead(window)
+            ahead = self._pool.ahead(window)
             if self._window.direction > 0:
-                self._run_ahead(offset, n, window)
+                self._run_ahead(offset, n, ahead)
             else:
-                self._run_behind(offset, n, window)
+                self._run_behind(offset, n, ahead)
         if self._parts and found is None:
             found = await self._from_parts(block, boff, n)
         if found is None:
             self._waited = True
+            found = await self._demand(block, boff, n, offset) if window else None
+        if found is None:
             found = await self._store.read(piece.id, piece.size, piece.off, n)
         self._next = offset + len(found)
         return found
@@ -342,6 +344,14 @@ class ReadStream:
         n = min(n, len(data) - boff)
         return data if n == len(data) else memoryview(data)[boff : boff + n]
 
+    async def _demand(self, block: BlockId, boff: int, n: int, at: int) -> Buffer | None:
+        """There was no memory ahead of time for a block that can only be had whole, and that the next requests want,
+        too: wait for it in turn and hold it. None: go without."""
+        if n * 2 > block[2] or self._store.reader.partial(block) or not await self._pool.charge(block[2]):
+            return None
+        self._add(block, 0, block[2], at, at + block[2] - boff)
+        return await self._from_parts(block, boff, n)
+
     # -- letting go -------------------------------------------------------------------------------------------------
 
     def _let_go(self, offset: int, n: int, window: int) -> None:
@@ -374,15 +384,15 @@ class ReadStream:
         self._drop(block, part)
 
     def _drop(self, block: BlockId, part: _Part) -> None:
-        budget, n = self._budget, part.stop - part.start
+        pool, n = self._pool, part.stop - part.start
         if part.task.done():
-            budget.release(n)
+            pool.release(n)
             if not part.task.cancelled():
                 part.task.exception()
             return
 
         def ended(task: asyncio.Task[Buffer]) -> None:
-            budget.release(n)
+            pool.release(n)
             if not task.cancelled():
                 task.exception()
 

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
+from functools import partial
 from typing import Final
 
 from core.chunk.api import FileRange
@@ -47,13 +48,15 @@ COUNTED_BLOCKS: Final = 4096
 
 
 class _Flight:
-    """One download and how many wait for it."""
+    """One download, how many wait for it, and what it owes to the memory budget until they have its bytes."""
 
-    __slots__ = ("task", "waiters")
+    __slots__ = ("owed", "task", "waiters")
 
-    def __init__(self, task: asyncio.Task[Buffer]) -> None:
-        self.task = task
+    task: asyncio.Task[Buffer]
+
+    def __init__(self) -> None:
         self.waiters = 0
+        self.owed = 0
 
 
 class BlockReader:
@@ -159,9 +162,9 @@ class BlockReader:
         """
         flight = self._flights.get(block)
         if flight is None:
-            task = asyncio.get_running_loop().create_task(self._download(block, charged))
-            flight = self._flights[block] = _Flight(task)
-            task.add_done_callback(lambda _: self._landed(block, flight))
+            flight = self._flights[block] = _Flight()
+            flight.task = asyncio.get_running_loop().create_task(self._download(block, flight, charged))
+            flight.task.add_done_callback(partial(self._landed, block, flight))
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task)
@@ -174,6 +177,8 @@ class BlockReader:
                 # Nobody wants it any more. Out of the table first: who comes now must not join a cancelled download.
                 self._landed(block, flight)
                 flight.task.cancel()
+            elif not flight.waiters:
+                self._repay(flight)
 
     async def fetch_part(self, block: BlockId, off: int, length: int) -> Buffer:
         """Bytes [off, off + length) for a read stream, which has charged them: from the disk cache, else by a request
@@ -273,22 +278,19 @@ class BlockReader:
         self._hot.put(block, kept)
         return kept if length == n else memoryview(kept)[off : off + length]
 
-    async def _download(self, block: BlockId, charged: bool) -> Buffer:
+    async def _download(self, block: BlockId, flight: _Flight, charged: bool) -> Buffer:
         n = block[2]
         if not charged:
             await self._budget.charge_read(n)
+            flight.owed = n
         try:
-            try:
-                data = await self._transfer.get(block)
-            except BlockMissing:
-                # It may wait for its upload on this very machine, put there by another process (§6).
-                saved = await self._cache.rescue(block) if self._cache is not None else None
-                if saved is None:
-                    raise
-                return saved
-        finally:
-            if not charged:
-                self._budget.release_read(n)
+            data = await self._transfer.get(block)
+        except BlockMissing:
+            # It may wait for its upload on this very machine, put there by another process (§6).
+            saved = await self._cache.rescue(block) if self._cache is not None else None
+            if saved is None:
+                raise
+            return saved
         if n <= SMALL_OBJECT or (self._cache is not None and self._cache.keeps_blocks):
             # The cache wants bytes of exactly this length; stores and codecs nearly always return those.
             if not isinstance(data, bytes):
@@ -302,11 +304,20 @@ class BlockReader:
         if cache is not None:
             cache.put(block, data)
 
-    def _landed(self, block: BlockId, flight: _Flight) -> None:
+    def _landed(self, block: BlockId, flight: _Flight, _: object = None) -> None:
         if self._flights.get(block) is flight:
             del self._flights[block]
-        if flight.task.done() and not flight.task.cancelled():
+        if not flight.task.done():
+            return
+        if not flight.task.cancelled():
             flight.task.exception()  # seen, even if all waiters left
+        if not flight.waiters:
+            self._repay(flight)
+
+    def _repay(self, flight: _Flight) -> None:
+        if flight.owed:
+            self._budget.release_read(flight.owed)
+            flight.owed = 0
 
     async def _prefetch(self) -> None:
         while self._wanted:

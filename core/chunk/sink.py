@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from core.object.api import Buffer
 class BlockSink(Protocol):
     #: `put` makes a copy of what it is given, which lives until it returns.
     copies: bool
+    #: Hold it from `encode` until the plain bytes are returned or the coded ones charged.
+    coding: asyncio.Semaphore
 
     async def encode(self, data: Buffer) -> Buffer:
         """The bytes that `put` wants for a block; `data` itself if they are the same."""

@@ -470,6 +470,7 @@ class StagedSink:
         self._transfer = transfer
         self._budget = budget
         self.copies = transfer.copies
+        self.coding = transfer.coding
 
     async def encode(self, data: Buffer) -> Buffer:
         """Staged blocks are plain; they are encoded when they leave."""

@@ -17,6 +17,7 @@ from core.chunk.buffers import BufferPool, MemoryBudget
 from core.chunk.clock import Clock, SystemClock
 from core.chunk.diskcache import DiskCache
 from core.chunk.encoding import codec_for
+from core.chunk.malloc import return_large_blocks
 from core.chunk.memcache import MemoryCache
 from core.chunk.naming import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, BlockId, iter_blocks
 from core.chunk.packer import COMPANY_REMOTE, IN_FLIGHT_LOCAL, IN_FLIGHT_REMOTE, Packer
@@ -68,6 +69,7 @@ class BlockSliceStore:
         if block_size & (block_size - 1) or not MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE:
             raise ConfigError(f"block size {block_size} is no power of two between 64 KiB and 16 MiB")
         memory_budget = max(memory_budget, 8 * block_size)
+        return_large_blocks()
         spare = memory_budget // 8 // block_size * block_size
         self.block_size = block_size
         self.objects = objects

@@ -81,7 +81,10 @@ class Transfer:
         self._put_timeout_s = put_timeout_s
         self._retries = max(retries, 0)
         self._clock = clock
-        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="sluice-codec")
+        threads = min(4, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sluice-codec")
+        #: Blocks that exist twice, plain and coded: what the threads are at, and what waits for the loop to take it.
+        self.coding = asyncio.Semaphore(2 * threads)
 
     def key(self, block: BlockId) -> str:
         return block_key(*block, self.hash_prefix)
@@ -143,7 +146,8 @@ class Transfer:
                     raw = await self._metered(key, 0, None)
                 if self.codec.plain or n <= INLINE_DECODE:
                     return decode(raw, n)
-                return await asyncio.get_running_loop().run_in_executor(self._threads, decode, raw, n)
+                async with self.coding:
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, decode, raw, n)
             except ObjectNotFound as e:
                 raise BlockMissing(f"{_name(block, key)}: the object is missing: {e}") from e
             except TimeoutError as e:

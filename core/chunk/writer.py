@@ -28,6 +28,7 @@ log = logging.getLogger("sluice.chunk")
 
 _MIN_BUFFER: Final = 4 << 10
 
+_NOTHING: Final = memoryview(b"")
 #: What a slice without bytes is: no object, no record, nothing to register.
 EMPTY: Final = Piece(0, 0, 0, 0, 0)
 
@@ -151,6 +152,7 @@ class BlockSliceWriter:
         assert self._buffer is not None
         upload = _Upload((self._id, self._sent, self._filled), self._buffer)
         self._buffer = None
+        self._view = _NOTHING  # it would keep the buffer alive
         self._filled = 0
         self._sent += 1
         task = asyncio.get_running_loop().create_task(self._upload(upload))
@@ -162,9 +164,19 @@ class BlockSliceWriter:
         assert buffer is not None
         view = memoryview(buffer)[: block[2]]
         await point("block.before-encode")
-        payload = await self._transfer.encode(view)
+        async with self._transfer.coding:
+            payload = await self._transfer.encode(view)
+            plain = payload is view
+            if not plain:
+                # The plain bytes aren't needed any more: swap the buffer for what the compressed copy takes.
+                self._on_stored(block, view)
+                upload.payload_bytes = len(payload)
+                self._pool.budget.overdraft(upload.payload_bytes)
+                upload.buffer = None
+                self._pool.release(buffer)
+                del view, buffer  # else they would live on behind the budget's back until the upload is through
         await point("block.before-put")
-        if payload is view:
+        if plain:
             if self._copies:
                 upload.payload_bytes = block[2]
                 self._pool.budget.overdraft(block[2])
@@ -172,12 +184,6 @@ class BlockSliceWriter:
             await point("block.put")
             self._on_stored(block, view)
         else:
-            # The plain bytes aren't needed any more: swap the buffer for what the compressed copy takes.
-            self._on_stored(block, view)
-            upload.payload_bytes = len(payload)
-            self._pool.budget.overdraft(upload.payload_bytes)
-            upload.buffer = None
-            self._pool.release(buffer)
             await self._transfer.put(block, payload, self._failed)
             await point("block.put")
         await point("block.stored")
