@@ -30,6 +30,11 @@ FORM = "https://CONTAINER or https://CONTAINER.core.windows.net (the account is 
 DEFAULT_SUFFIX = "core.windows.net"
 API_VERSION = "2021-12-02"
 
+_HINT = (
+    "give the account's key with --secret-key or a SAS token with --session-token, or set "
+    "AZURE_STORAGE_CONNECTION_STRING"
+)
+
 # What UseDevelopmentStorage=true stands for; published in Azure's documentation of the emulator.
 _EMULATOR = {
     "AccountName": "devstoreaccount1",
@@ -132,7 +137,7 @@ def open_azure(storage: str, bucket: str, access_key: str, secret_key: str, sess
         "sas_token": container.sas,
     }
     name = f"wasb://{container.account}/{container.name}"
-    return OpendalStore(name, "azblob", settings, make=lambda: make_container(name, container))
+    return OpendalStore(name, "azblob", settings, keys_hint=_HINT, make=lambda: make_container(name, container))
 
 
 async def make_container(name: str, container: Container) -> None:

@@ -44,6 +44,9 @@ _SECRET_FIELDS = re.compile(
 )
 
 
+#: OpenDAL's words when its chain of providers has found nothing.
+NO_KEYS = "failed to load signing credential"
+
 #: What is done to one key; the answer "not found" is about that key.
 KEYED = ("get", "head", "delete", "list folder")
 
@@ -97,7 +100,7 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
 
 def failure_of(
-    store: str, action: str, key: str, error: BaseException, secrets: Iterable[str] = ()
+    store: str, action: str, key: str, error: BaseException, secrets: Iterable[str] = (), keys_hint: str = ""
 ) -> ObjectError | ConfigError:
     """Our error for one of OpenDAL's, to be raised `from None`."""
     found = read_failure(error, secrets)
@@ -105,6 +108,8 @@ def failure_of(
     missing_container = found.code in MISSING_CONTAINERS or any(word in found.text for word in MISSING_CONTAINERS)
     if found.kind in ("NotFound", "IsADirectory") and not missing_container and action in KEYED:
         return ObjectNotFound(f"{store}: no object {key!r}")
+    if keys_hint and NO_KEYS in found.text:
+        return ObjectError(f"{store}: {what} failed: no credentials were found; {keys_hint}", retryable=False)
     advice = ADVICE.get(found.code) or ADVICE.get(found.kind, "")
     if missing_container:
         advice = advice or ADVICE["NoSuchBucket"]

@@ -27,6 +27,7 @@ from core.object.http import Client, ExchangeFailed
 
 FORM = "gs://BUCKET or gs://BUCKET.REGION"
 ENDPOINT = "https://storage.googleapis.com"
+_HINT = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
@@ -65,7 +66,12 @@ def open_google(storage: str, bucket: str, access_key: str, secret_key: str, ses
         raise ConfigError(f"gs: GOOGLE_APPLICATION_CREDENTIALS names {path}, which is no file")
     name = f"gs://{found.name}"
     return OpendalStore(
-        name, "gcs", settings, class_setting="default_storage_class", make=lambda: make_bucket(name, found)
+        name,
+        "gcs",
+        settings,
+        class_setting="default_storage_class",
+        keys_hint=_HINT,
+        make=lambda: make_bucket(name, found),
     )
 
 

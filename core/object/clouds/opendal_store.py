@@ -38,6 +38,7 @@ class OpendalStore(ObjectStore):
     checksum: keep the CRC-32C of each object as user metadata and compare it on full reads.
     make: coroutine function that makes the container, because OpenDAL can't. timeout_s: head, delete, a page of a list;
     io_timeout_s: a read or a write. class_setting: OpenDAL's word for the storage class of what is put, if it has one.
+    keys_hint: what to do if no credentials were found.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class OpendalStore(ObjectStore):
         make: Callable[[], Awaitable[None]] | None = None,
         secrets: Iterable[str] = (),
         class_setting: str = "",
+        keys_hint: str = "",
         timeout_s: float = TIMEOUT_S,
         io_timeout_s: float = IO_TIMEOUT_S,
     ) -> None:
@@ -63,6 +65,7 @@ class OpendalStore(ObjectStore):
         self._more_secrets = tuple(secrets)
         self._timeouts_s = timeout_s, io_timeout_s
         self._class_setting = class_setting
+        self._keys_hint = keys_hint
         self.use(settings)
 
     def use(self, settings: Mapping[str, str]) -> None:
@@ -173,7 +176,7 @@ class OpendalStore(ObjectStore):
                 raise
             if action == "get" and is_past_the_end(error):
                 raise _PastTheEnd from None
-            raise failure_of(self.name, action, key, error, self._secrets) from None
+            raise failure_of(self.name, action, key, error, self._secrets, self._keys_hint) from None
 
     async def _read(self, key: str, path: str, **options: Any) -> bytes:
         data: bytes = await self._do("get", key, self._operator.read, path, **options)

@@ -92,7 +92,8 @@ def open_signed(storage: str, bucket: str, access_key: str, secret_key: str, ses
     }
     if service.settings[2] == "" and session_token.strip():
         raise ConfigError(f"{storage}: --session-token can't be used with this client; give permanent keys")
-    return OpendalStore(f"{storage}://{place.bucket}", storage, settings, checksum=place.checksum)
+    hint = f"give --access-key and --secret-key, or set {' and '.join(service.key_envs[0][:2])}"
+    return OpendalStore(f"{storage}://{place.bucket}", storage, settings, checksum=place.checksum, keys_hint=hint)
 
 
 def keys_of(

@@ -124,6 +124,15 @@ async def test_a_service_that_never_answers_is_given_up() -> None:
     server.close()
 
 
+@pytest.mark.parametrize("storage, bucket, told", [("oss", "http://b1x.oss.x", "set ALICLOUD_ACCESS_KEY_ID"),
+                                                   ("cos", "http://b1x-1.cos.x", "set COS_SECRETID"),
+                                                   ("obs", "http://b1x.obs.x", "set HWCLOUD_ACCESS_KEY")])  # fmt: skip
+async def test_where_no_credentials_are_found_it_is_said_how_to_give_them(storage: str, bucket: str, told: str) -> None:
+    with pytest.raises(ObjectError, match=f"no credentials were found; .*{told}") as caught:
+        await open_store(storage, bucket, volume="v").put("k", b"1")
+    assert not caught.value.retryable
+
+
 def test_settings_that_make_no_sense_are_told() -> None:
     with pytest.raises(ConfigError, match=r"wasb://x: these settings can't be used: .*base64") as caught:
         OpendalStore("wasb://x", "azblob", {"container": "c", "endpoint": "http://h", "account_name": "a",
