@@ -78,6 +78,9 @@ class _Waiting:
         self.deleted = False  # its slice went while it was being uploaded
 
 
+_Entry = tuple[float, int, _Waiting]
+
+
 class Staging:
     """Blocks of one client on their way through a local disk. blocks, bytes: how many wait now."""
 
@@ -108,7 +111,9 @@ class Staging:
         self._clock = clock
         self._writers: dict[CacheDir, StageWriter] = {}
         self._waiting: dict[BlockId, _Waiting] = {}
-        self._due: list[tuple[float, int, _Waiting]] = []  # a heap; entries whose time has changed are skipped
+        # Heaps by due time; entries whose time or place has changed are skipped. What is forced doesn't ask for hours.
+        self._due: list[_Entry] = []
+        self._forced: list[_Entry] = []
         self._numbers = itertools.count()
         self._uploads: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -245,13 +250,15 @@ class Staging:
     # -- the list ---------------------------------------------------------------------------------------------------
 
     def _add(self, item: _Waiting) -> None:
+        if item.block in self._waiting:
+            return  # a scan saw its file before its writer was told
         self._waiting[item.block] = item
         self.blocks += 1
         self.bytes += item.block[2]
         self._queue(item)
 
     def _queue(self, item: _Waiting) -> None:
-        heapq.heappush(self._due, (item.due_s, next(self._numbers), item))
+        heapq.heappush(self._forced if item.forced else self._due, (item.due_s, next(self._numbers), item))
         self._wake.set()
 
     def _remove(self, item: _Waiting) -> None:
@@ -325,18 +332,23 @@ class Staging:
     def _begin_due(self, now: float) -> float | None:
         """Start what may start; seconds until something else may, None: only a change of the list can tell."""
         hours = self.options.hours
-        closed_s = hours.seconds_to_open(now) if hours is not None else 0
-        while self._due and len(self._uploads) < self._max_uploads:
-            due_s, _, item = self._due[0]
-            if item.due_s != due_s or item.uploading or self._waiting.get(item.block) is not item:
-                heapq.heappop(self._due)
+        waits = [self._begin_from(self._forced, now)]
+        if hours is None or not (closed_s := hours.seconds_to_open(now)):
+            waits.append(self._begin_from(self._due, now))
+        elif self._due:
+            waits.append(closed_s)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _begin_from(self, heap: list[_Entry], now: float) -> float | None:
+        while heap and len(self._uploads) < self._max_uploads:
+            due_s, _, item = heap[0]
+            moved = item.due_s != due_s or item.forced is not (heap is self._forced)
+            if moved or item.uploading or self._waiting.get(item.block) is not item:
+                heapq.heappop(heap)
                 continue
-            # Forced ones are due since the epoch, so they stand before all others.
-            if not item.forced and closed_s:
-                return closed_s
             if due_s > now:
                 return due_s - now
-            heapq.heappop(self._due)
+            heapq.heappop(heap)
             item.uploading = True
             task = asyncio.get_running_loop().create_task(self._upload(item))
             self._uploads.add(task)

@@ -377,6 +377,46 @@ async def test_uploads_keep_to_their_hours(tmp_path: Path, monkeypatch: pytest.M
         await until(lambda: not staging_of(store).blocks)
 
 
+async def test_what_is_forced_is_tried_again_outside_of_the_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UploadHours, "seconds_to_open", lambda self, now: 3600.0)
+    objects, clock = FaultyStore(), Patient()
+    objects.fail["put"] = nth(1, error=ObjectError("denied", retryable=False))
+    async with opened(tmp_path, objects, StagingOptions(hours=UploadHours(1, 2)), clock=clock) as store:
+        await store.pack(noise(100))
+        await store.pack(noise(100, 2))
+        await settle()
+        assert isinstance(store.cache, DiskCache) and not objects.calls["put"]
+        (folder,) = store.cache.directories
+        staging_of(store)._pressed(folder, 1, 0)
+        await until(lambda: objects.calls["put"] == 1 and not staging_of(store)._uploads)
+        await settle()
+        clock.move(6)
+        await until(lambda: staging_of(store).blocks == 1)
+    assert len(staged_files(tmp_path)) == 1
+
+
+async def test_a_scan_in_the_middle_counts_nothing_twice(tmp_path: Path) -> None:
+    async with opened(tmp_path, FaultyStore(), NEVER, clock=Patient(), share_slices=False) as store:
+        assert isinstance(store.cache, DiskCache)
+        (folder,) = store.cache.directories
+        stop = asyncio.Event()
+
+        async def scan() -> None:
+            while not stop.is_set():
+                await asyncio.to_thread(folder.scan)
+
+        scanning = asyncio.ensure_future(scan())
+        await asyncio.gather(*(store.pack(noise(100, i)) for i in range(50)))
+        stop.set()
+        await scanning
+        await settle()
+        assert staging_of(store).blocks == 50 and staging_of(store).bytes == 5000
+        await staging_of(store).flush()
+        assert staging_of(store).blocks == 0 and staged_files(tmp_path) == []
+
+
 async def test_a_disk_short_of_space_sends_blocks_before_their_time(tmp_path: Path) -> None:
     objects, clock = FaultyStore(), Patient()
     async with opened(tmp_path, objects, NEVER, clock=clock, share_slices=False) as store:
