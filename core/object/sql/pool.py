@@ -43,8 +43,7 @@ class Pool(Generic[C]):
         self._room = asyncio.Semaphore(self._most)
 
     async def run(self, work: Callable[[C], Awaitable[T]]) -> T:
-        """`work(connection)`. Anything it raises but what it marks as harmless by ending normally costs the connection
-        only if it is `Lost` or a cancellation."""
+        """`work(connection)`, again if a kept connection is `Lost`. Other errors leave the connection in use."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
