@@ -61,6 +61,22 @@ def _s3(storage: str, bucket: str, access_key: str, secret_key: str, session_tok
 STORAGES: dict[str, Opener] = {"file": _file, "mem": _mem, "minio": _s3, "s3": _s3, **CLOUDS, **OPENERS}
 
 
+_MOUNTED = "mount it, and use --storage file with the folder as --bucket"
+
+#: Types of the spec that have no client here → the way round (docs/object-stores.md says why).
+NOT_OFFERED = {
+    "bunny": "its storage has no interface that could be tried",
+    "ceph": "use the cluster's RADOS gateway with --storage s3",
+    "cifs": _MOUNTED,
+    "dragonfly": "use the store behind it",
+    "gluster": _MOUNTED,
+    "jfs": "a volume can't be the store of another one",
+    "nfs": _MOUNTED,
+    "smb": _MOUNTED,
+    "storj": "use Storj's S3 gateway with --storage s3",
+    "tikv": "use another storage; TiKV can keep the metadata",
+}
+
 #: Storages with many servers behind one name; a second request to a lone one (a database, SSH, a NAS) only adds load.
 HEDGED = frozenset({"s3", "minio", "swift", *CLOUDS} - {"webdav"})
 
@@ -151,6 +167,8 @@ def _bucket_of(mbps: float) -> TokenBucket | None:
 
 def _known(storage: str) -> str:
     kind = storage.lower()
+    if kind in NOT_OFFERED and kind not in STORAGES:
+        raise ConfigError(f"storage {storage} is not offered; {NOT_OFFERED[kind]}")
     if kind not in STORAGES:
         raise ConfigError(f"storage {storage!r} is not known; known: {', '.join(sorted(STORAGES))}")
     return kind

@@ -6,7 +6,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.object.open import STORAGES
+import pytest
+
+from core.errors import ConfigError
+from core.object.open import NOT_OFFERED, STORAGES, normalise_bucket
 
 PAGE = Path(__file__).parents[3] / "docs" / "object-stores.md"
 
@@ -20,4 +23,11 @@ def test_every_storage_has_a_row() -> None:
     refused = {
         name for row in re.findall(r"^\| ([^|]+) \|", others, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     }
+    assert refused == set(NOT_OFFERED)
     assert not refused & set(STORAGES)
+
+
+@pytest.mark.parametrize("storage", sorted(NOT_OFFERED))
+def test_what_is_not_offered_says_the_way_round(storage: str) -> None:
+    with pytest.raises(ConfigError, match="is not offered; "):
+        normalise_bucket(storage, "x")
