@@ -258,10 +258,15 @@ class DiskCache(BlockCache):
 
 
 def split_dirs(option: str) -> list[str]:
-    """Directories of a `--cache-dir` value: split at ":" (or "," where there is none), globs expanded (§5.1)."""
+    """Directories of a `--cache-dir` value: split at ":" (or "," where there is none), patterns expanded (§5.1)."""
     names = [os.path.expanduser(n) for n in option.split(":" if ":" in option else ",") if n]
     out: list[str] = []
     for name in names:
-        # A pattern that matches nothing is a directory to create only if it is no pattern.
-        out += sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        # Of /disk*/cache the disks must be there, the folders on them needn't.
+        pattern, rest = name, ""
+        while glob.has_magic(pattern) and not glob.has_magic(os.path.basename(pattern)):
+            pattern, last = os.path.split(pattern)
+            rest = os.path.join(last, rest) if rest else last
+        found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        out += [os.path.join(folder, rest) if rest else folder for folder in found]
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,34 @@ async def test_local_files_are_handed_out_only_after_they_were_verified(tmp_path
     await cache.close()
 
 
+async def test_who_reads_from_a_disk_that_hangs_is_sent_to_the_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = DiskCache([str(tmp_path)], UUID, limits())
+    await cache.start()
+    big = (1, 0, 1 << 20)
+    assert cache.put(big, noise(1 << 20))
+    await written(cache)
+    answers = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.directories[0], "read", lambda *args: answers.wait(10))
+        cache._io_limit_s = 0.02
+        assert await cache.get(big, 0, 1 << 20) is None
+    assert "longer than 0.02 s" in caplog.text
+    answers.set()
+    cache._io_limit_s = 30
+    assert await cache.get(big, 0, 1 << 20) == noise(1 << 20)
+    await cache.close()
+
+
+def test_pages_of_cache_files_are_dropped_on_request(folder: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cachefile, "DROP_PAGES", True)
+    dropped: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, off, n, advice: dropped.append(advice))
+    assert folder.put(1) and folder.has(1)
+    assert dropped == [os.POSIX_FADV_DONTNEED] * 2  # after writing, after reading
+
+
 async def test_large_reads_happen_in_threads_and_are_verified(tmp_path: Path) -> None:
     cache = DiskCache([str(tmp_path)], UUID, limits())
     await cache.start()
@@ -471,5 +500,7 @@ def test_cache_dir_options_are_split_and_expanded(tmp_path: Path) -> None:
     for name in ("d1", "d2"):
         (tmp_path / name).mkdir()
     assert split_dirs(f"{tmp_path}/d*:/x") == [f"{tmp_path}/d1", f"{tmp_path}/d2", "/x"]
+    assert split_dirs(f"{tmp_path}/d?/new/cache") == [f"{tmp_path}/d1/new/cache", f"{tmp_path}/d2/new/cache"]
+    assert split_dirs(f"{tmp_path}/none*/cache") == [] and split_dirs("") == []
     assert split_dirs("/x,/y") == ["/x", "/y"]
     assert split_dirs("/x,1:/y") == ["/x,1", "/y"]
