@@ -37,6 +37,24 @@ _ROOMS: Final = ("raw", "rawstaging")
 What = Literal["move", "truncate"]
 
 
+async def told_copies(volume: Volume, found: Sequence[Finding], folders: Sequence[str]) -> list[Finding]:
+    """The findings, with the place of a proven copy where cache folders have one: staged and not yet uploaded, for one.
+    Changes nothing."""
+    known = KnownSums(volume.objects, volume.format.hash_prefix)
+    told = []
+    for finding in found:
+        if finding.kind in OBJECTS:
+            key: str = finding.key[1]
+            block = parse_block_key(key)
+            assert block is not None
+            copy = await asyncio.to_thread(_copy, folders, volume.format.uuid, key, block, await known.of(block))
+            if copy is not None:
+                how = "is staged and not uploaded yet, in" if f"/{_ROOMS[1]}/" in copy[0] else "has a copy in"
+                finding = finding._replace(stored=f"{finding.stored}; it {how} {copy[0]}")
+        told.append(finding)
+    return told
+
+
 async def salvage(volume: Volume, found: Sequence[Finding], folders: Sequence[str]) -> list[Finding]:
     """Put objects back whose bytes lie in cache folders (without the volume's UUID): the findings that are no more.
 
@@ -51,10 +69,10 @@ async def salvage(volume: Volume, found: Sequence[Finding], folders: Sequence[st
         key: str = finding.key[1]
         block = parse_block_key(key)
         assert block is not None
-        data = await asyncio.to_thread(_copy, folders, volume.format.uuid, key, block, await known.of(block))
-        done[key] = data is not None
-        if data is not None:
-            await volume.objects.put(key, await asyncio.to_thread(codec.encode, data))
+        copy = await asyncio.to_thread(_copy, folders, volume.format.uuid, key, block, await known.of(block))
+        done[key] = copy is not None
+        if copy is not None:
+            await volume.objects.put(key, await asyncio.to_thread(codec.encode, copy[1]))
             log.warning("%s: put back from a cache", key)
     return [finding for finding in found if finding.kind in OBJECTS and done[finding.key[1]]]
 
@@ -100,8 +118,8 @@ async def _move(volume: Volume, ino: int) -> bool:
     return moved
 
 
-def _copy(folders: Sequence[str], uuid: str, key: str, block: BlockId, crc: int | None) -> Buffer | None:
-    """A copy of a block that proves to be one."""
+def _copy(folders: Sequence[str], uuid: str, key: str, block: BlockId, crc: int | None) -> tuple[str, Buffer] | None:
+    """A copy of a block that proves to be one, and where it lies."""
     n = block[2]
     for folder in folders:
         for room in _ROOMS:
@@ -117,7 +135,7 @@ def _copy(folders: Sequence[str], uuid: str, key: str, block: BlockId, crc: int 
             if crc is not None and crc32c([memoryview(data)]) != crc:
                 log.warning("%s: no help: its checksum isn't the one that was kept", path)
             elif summed or crc is not None:
-                return data
+                return path, data
             else:
                 log.warning("%s: may be the block, but has no checksum that proves it; it is not used", path)
     return None

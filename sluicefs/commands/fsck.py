@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import click
 
 from core.check import KINDS, LIMIT, OBJECTS, Finding, ObjectCheck, check, recount
-from core.check.salvage import What, put_aside, salvage
+from core.check.salvage import What, put_aside, salvage, told_copies
 from core.chunk.diskcache import split_dirs
 from core.config import format_size
 from core.errors import ConfigError
@@ -50,7 +50,11 @@ class _Mode(click.ParamType):  # type: ignore[type-arg]
 @click.option("--read", "--verify-data", "read", is_flag=True, help="Read and decode every block, too.")
 @option("--threads", "-p", type=click.IntRange(1, 1000), default=8, help="Blocks read at the same time.")
 @option("--rate", type=size(), default="0", help="Bytes read per second at most, such as 50M; 0 is no limit.")
-@option("--cache-dir", metavar="PATH", help="With --repair: put lost objects back from these cache folders.")
+@option(
+    "--cache-dir",
+    metavar="PATH",
+    help="Look for copies of lost objects in these cache folders; with --repair put them back.",
+)
 @click.option(
     "--broken",
     type=click.Choice(["move", "truncate"]),
@@ -76,8 +80,8 @@ def fsck_command(
 
     Others may go on working: what they change meanwhile is looked at twice, and totals get what they lack added.
     """
-    if (broken or cache_dir) and not mend:
-        raise ConfigError("--cache-dir and --broken: they change the volume, so --repair has to be given as well")
+    if broken and not mend:
+        raise ConfigError("--broken: it changes the volume, so --repair has to be given as well")
     if (read or broken or cache_dir) and not objects:
         raise ConfigError("--no-objects: the other options are about objects")
     inner = None if path is None else text_of(inner_path(path))
@@ -105,6 +109,8 @@ async def _fsck(
             with await ticking(volume) as tick:
                 if not mend:
                     found = await check(volume.meta, objects=looking, progress=tick)
+                    if wanted is not None and wanted.caches:
+                        found = await told_copies(volume, found, wanted.caches)
                 elif looking is None:
                     found, repaired = await recount(volume.meta, directory_mode=mode, progress=tick)
                 else:
@@ -169,6 +175,9 @@ def report(found: list[Finding], repaired: list[Finding]) -> int:
     if files:
         lost = sum(part["length"] for file in files for part in file["ranges"])
         note(f"files that have lost bytes: {len(files)} ({format_size(lost)}); they are named above")
+    if any(finding.kind == "object" for finding in found):
+        note("a client with --writeback may have missing objects staged on its disk; it uploads them, and `sluice fsck "
+             "--cache-dir` there names them")  # fmt: skip
     most = max(Counter(finding.kind for finding in found).values())
     note(f"{len(found)}{' or more' if most >= LIMIT else ''} things are wrong{hint}")
     return 1

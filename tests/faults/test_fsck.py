@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from core.check import ObjectCheck, check
-from core.check.salvage import put_aside, salvage
+from core.check.salvage import put_aside, salvage, told_copies
 from core.chunk import cachefile
 from core.chunk.naming import block_key, iter_blocks
 from core.meta import keys as k
@@ -135,6 +135,8 @@ async def test_lost_objects_come_back_from_a_cache(encoded: TestVolume, tmp_path
         os.truncate(file_of(encoded, volume, blocks[2]), 0)
         found = await check(volume.meta, objects=volume.objects)
         assert len(found) == 3
+        told = [f.stored for f in await told_copies(volume, found, [str(tmp_path)])]
+        assert sum(("staged and not uploaded" if room == "rawstaging" else "has a copy") in text for text in told) == 2
         back = await salvage(volume, found, [str(tmp_path / "nowhere"), str(tmp_path)])
         assert sorted(f.key[1] for f in back) == sorted(block_key(*b) for b in (blocks[0], blocks[2]))
         (left,) = await check(volume.meta, objects=ObjectCheck(volume.objects, proof(volume)))

@@ -17,6 +17,7 @@ from core.meta.jobs import GATE_S, HOUR_S
 from core.meta.meta import Meta
 from core.meta.records import ROOT, TRASH, Slice
 from core.meta.store import DELETE, PUT
+from core.scrub.job import GATE, PERIOD_S
 from tests.conformance.volume.base import VolumeBase
 
 DAY_S = 86400
@@ -58,6 +59,13 @@ class Jobs(VolumeBase):
         assert not await meta.store.gate("lastCleanupFiles", now + GATE_S - 1, GATE_S)
         assert await meta.store.gate("lastCleanupFiles", now + GATE_S, GATE_S)
         assert await meta.store.gate("nextCleanupSlices", now, GATE_S)
+
+    async def test_a_gate_of_our_own_works_as_the_others_do(self, meta: Meta, neighbour: Meta) -> None:
+        now = self.later(meta, 0)
+        passed = await asyncio.gather(*(m.store.gate(GATE, now, PERIOD_S) for m in (meta, neighbour) * 3))
+        assert sum(passed) == 1
+        assert await neighbour.store.gate(GATE, now + PERIOD_S, PERIOD_S)
+        assert not await meta.store.gate(GATE, now + PERIOD_S + 1, PERIOD_S)
 
     async def test_each_hour_one_client_does_the_jobs(self, meta: Meta, neighbour: Meta) -> None:
         meta.on_deleted = None  # as if this client had died at once
