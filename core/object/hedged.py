@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from core.object.api import Buffer, ObjectInfo, ObjectStore
+from core.object.names import named_size
 
 #: Extra requests per request, and how many of them may be saved up for a bad moment.
 BUDGET = 0.05
@@ -160,8 +161,7 @@ def find_hedges(store: ObjectStore | None) -> HedgedStore | None:
 
 
 def _size_class(key: str, length: int | None) -> int:
-    """Reads of about the same size take about as long. A whole block says its size in its name, `…_<size>`."""
+    """Reads of about the same size take about as long."""
     if length is None:
-        text = key.rpartition("_")[2]
-        length = int(text) if text.isascii() and text.isdigit() else 0
+        length = named_size(key) or 0
     return length.bit_length() >> 1  # steps of four

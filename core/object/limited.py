@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from core.object.api import Buffer, ObjectInfo, ObjectStore
 from core.object.buffers import total
+from core.object.names import named_size
 
 
 def bytes_per_second(mbps: float) -> float:
@@ -44,6 +45,10 @@ class TokenBucket:
             # Later callers see the deeper debt, so waiting is first come, first served.
             await self._sleep(-self._tokens / self._rate)
 
+    def give_back(self, n: int) -> None:
+        """n bytes that were taken did not pass."""
+        self._tokens = min(self._capacity, self._tokens + n)
+
 
 class LimitedStore(ObjectStore):
     """`LimitedStore(store, upload, download)`; None = no limit in that direction."""
@@ -66,10 +71,20 @@ class LimitedStore(ObjectStore):
         if length is not None:
             await self._download.take(length)
             return await self.store.get(key, start, length)
-        # The size is known only afterwards; the debt then delays the next request.
-        await self._download.take(0)
-        data = await self.store.get(key, start, length)
-        await self._download.take(total(data))
+        # A block is charged by its name, like an upload before it starts, and what compression saved is given back; of
+        # anything else the size is known only afterwards.
+        expected = max(0, (named_size(key) or 0) - start)
+        await self._download.take(expected)
+        try:
+            data = await self.store.get(key, start, length)
+        except BaseException:
+            self._download.give_back(expected)
+            raise
+        more = total(data) - expected
+        if more > 0:
+            await self._download.take(more)
+        else:
+            self._download.give_back(-more)
         return data
 
     async def delete(self, key: str) -> None:

@@ -24,6 +24,7 @@ from core.object.faulty import Fault, FaultyStore
 from core.object.file import FileStore
 from core.object.limited import LimitedStore, TokenBucket, bytes_per_second
 from core.object.memory import MemStore
+from core.object.names import named_size
 from core.object.open import normalise_bucket, open_store, prove
 from core.object.prefix import PrefixStore
 from core.object.retried import RetriedStore
@@ -273,6 +274,34 @@ async def test_limits_of_both_directions() -> None:
     await store.get("k")
     assert down.now == pytest.approx(1.6)
     assert len(store.store.objects) == 1 if isinstance(store.store, MemStore) else False
+
+
+async def test_a_whole_block_is_charged_before_it_is_read_and_what_was_saved_is_given_back() -> None:
+    clock = Clock()
+    store = LimitedStore(MemStore(), None, TokenBucket(1000, clock=clock, sleep=clock.sleep))
+    await store.put("chunks/0/0/1_0_2000", b"x" * 500)  # compressed to a quarter
+    at_once = [asyncio.ensure_future(store.get("chunks/0/0/1_0_2000")) for _ in range(3)]
+    await asyncio.gather(*at_once)
+    # The bucket holds 100, each takes 2000 before its request and gives 1500 back after it.
+    assert clock.slept[0] == pytest.approx(1.9)
+    before = clock.now
+    await store.get("chunks/0/0/1_0_2000")
+    await store.get("chunks/0/0/1_0_2000")
+    assert clock.now - before < 4
+    with pytest.raises(ObjectNotFound):
+        await store.get("chunks/0/0/2_0_2000")
+    before = clock.now
+    await store.get("chunks/0/0/1_0_2000", 0, 50)  # nothing is owed for what failed
+    assert clock.now - before < 2
+
+
+@pytest.mark.parametrize(
+    "key, size",
+    [("v/chunks/0/0/1_0_4194304", 4194304), ("1_0_5", 5), ("meta/dump_x", None), ("juicefs_uuid", None), ("_", None),
+     ("12", None), ("a_²", None), ("a_" + "9" * 30, None)],
+)  # fmt: skip
+def test_sizes_in_names(key: str, size: int | None) -> None:
+    assert named_size(key) == size
 
 
 # ---- faults
