@@ -39,11 +39,15 @@ class Holder(Protocol):
 
 
 class ReadPool:
-    """budget: what streams charge, at most four fifths of it. link: what downloads show of the way to the store."""
+    """budget: what streams charge, at most four fifths of it. link: what downloads show of the way to the store.
+    maximum: so many bytes may a stream run ahead of its reader, whatever the link needs (`--max-readahead`); less than
+    a block is none."""
 
     def __init__(
-        self, budget: MemoryBudget, block_size: int, link: LinkMeter, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, budget: MemoryBudget, block_size: int, link: LinkMeter, clock: Callable[[], float] = time.monotonic,
+        *, maximum: int | None = None,
+    ) -> None:  # fmt: skip
+        self._maximum = maximum
         self.link = link
         self.held = 0  # bytes charged by streams
         self._budget = budget
@@ -70,6 +74,8 @@ class ReadPool:
     def ahead(self, window: int) -> int:
         """How far a stream with this window may run ahead of the block it reads: with too many streams not at all, so
         that each of them can hold at least that block."""
+        if self._maximum is not None and self._maximum < self._block_size:
+            return 0
         return window if self._share() >= 2 * self._block_size else 0
 
     def cap(self) -> int:
@@ -78,6 +84,8 @@ class ReadPool:
         if rate:
             slow = max(int(rate * AHEAD_S), LEAST_BLOCKS * self._block_size)
             wanted = max(self.link.window(), min(wanted, slow))
+        if self._maximum is not None:
+            wanted = min(wanted, max(self._maximum, self._block_size))
         return min(wanted, max(self._share(), self._block_size))
 
     def try_charge(self, n: int) -> bool:

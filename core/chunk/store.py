@@ -39,7 +39,8 @@ class BlockSliceStore:
     cache: whole blocks on disk or in memory; small objects are kept in memory in any case. memory_budget: bytes for
     everything together, caches included; at least 8 blocks. share_slices: pack small pieces of several files together.
     retries: of uploads and downloads, beside the first try. staging: blocks are acknowledged when they are on the disks
-    of `cache` (a `DiskCache`). cache_large_write, cache_partial_only: see `BlockReader`. max_readahead: see there.
+    of `cache` (a `DiskCache`). cache_large_write, cache_partial_only: see `BlockReader`. max_readahead: see
+    `ReadPool`.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class BlockSliceStore:
             partial_only=cache_partial_only,
             block_size=block_size,
         )
-        self.streams = ReadPool(self.budget, block_size, self._transfer.link)
+        self.streams = ReadPool(self.budget, block_size, self._transfer.link, maximum=max_readahead)
         self._new_slice_id = new_slice_id
         # A writer that runs ahead of a local disk only fills fresh memory, and clearing 4 MiB costs as much as writing
         # them: with 16 blocks under way 64 MiB took 1.5 to 3 times as long as with 4 (bench/chunk.py write). Far away

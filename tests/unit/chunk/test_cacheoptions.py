@@ -22,14 +22,16 @@ from core.chunk.cachedir import CacheDir
 from core.chunk.cacheoptions import CacheOptions, open_cache
 from core.chunk.diskcache import DiskCache
 from core.chunk.memcache import OVERHEAD, MemoryCache
+from core.chunk.readahead import ReadStream
 from core.chunk.uploadhours import UploadHours, parse_upload_hours
 from core.errors import ConfigError
 from core.meta.format import new_format
+from core.meta.records import Slice
 from core.volume import Volume, format_volume, open_volume
 from sluicefs.fuse_options import mount_options
 from sluicefs.options import client_options, volume_options
 
-from .doubles import BLOCK, FaultyStore, make_store, noise
+from .doubles import BLOCK, FaultyStore, make_store, noise, settle
 
 MIB = 1 << 20
 
@@ -281,6 +283,26 @@ async def test_buffer_size_and_transfers(tmp_path: Path) -> None:
         spare = 64 * MIB // 8 // BLOCK * BLOCK
         assert opened.slices.budget.limit == 64 * MIB - spare
         assert opened.slices.reader._prefetch_workers == 3 and opened.slices.max_readahead == 2 * MIB
+
+
+@pytest.mark.parametrize(("most", "blocks"), [(None, 16), (3 * BLOCK, 3), (BLOCK, 1), (0, 0)])
+async def test_max_readahead(most: int | None, blocks: int) -> None:
+    objects = FaultyStore()
+    store = make_store(objects, max_readahead=most)
+    assert store.streams.ahead(store.streams.cap()) == blocks * BLOCK
+    writer = await store.writer()
+    await writer.write(noise(32 * BLOCK))
+    piece = await writer.finish()
+
+    async def pieces_of(index: int, start: int, end: int) -> list[Slice]:
+        return [Slice(start, piece.id, piece.size, start, end - start)]
+
+    stream = ReadStream(store, pieces_of, 32 * BLOCK)
+    await stream.read_some(0, BLOCK)
+    await settle()
+    assert (objects.calls["get"] > 1) is (blocks > 0)
+    stream.close()
+    await store.close()
 
 
 async def test_writeback_and_what_belongs_to_it(tmp_path: Path) -> None:
