@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from core.chunk.api import Piece
+from core.chunk.transfer import BlockMissing
 from core.errors import FsError, MetaError, SluiceError
 from core.failpoints import point
 from core.gc.report import GcReport, Progress
@@ -98,9 +99,15 @@ async def _rewrite(volume: Volume, ino: int, index: int, raw: bytes, sparse: set
     pieces: dict[int, Piece] = {}
     done = False
     try:
-        for at, s in enumerate(records):
-            if (s.id, s.size) in sparse:
-                pieces[at] = await _stored_anew(volume, s, attr.tier)
+        try:
+            for at, s in enumerate(records):
+                if (s.id, s.size) in sparse:
+                    pieces[at] = await _stored_anew(volume, s, attr.tier)
+        except BlockMissing:
+            # The file was removed, or compacted by somebody else, since its records were read. Else it is damage.
+            if (await meta.store.read(key))[0] != raw:
+                raise _Changed from None
+            raise
         fresh = [
             s._replace(id=pieces[at].id, size=pieces[at].size, off=pieces[at].off) if at in pieces else s
             for at, s in enumerate(records)

@@ -18,6 +18,7 @@ from core.failpoints import POINTS
 from core.gc import collect
 from core.meta import keys as k
 from core.meta.store import PUT
+from core.object.api import Buffer
 from core.vfs.filesystem import ImplicitDirs
 from core.volume import Volume
 from tests.faults.campaign import require_clean, stored, used
@@ -169,6 +170,31 @@ async def test_who_writes_meanwhile_wins(place: TestVolume) -> None:
         report = await collect(volume, delete=True, compact=True, min_age_s=0)
         assert not report.failures
         await read_back(volume, {**kept, b"/page": b"new"})
+    finally:
+        await volume.close()
+
+
+async def test_who_removes_meanwhile_is_no_failure(place: TestVolume) -> None:
+    """What was to be moved is gone when it is read, and so is the file."""
+    volume = await place.open()
+    try:
+        kept = await litter(volume)
+        read, remove = volume.slices.read, volume.slices.remove
+
+        async def interfering(slice_id: int, size: int, off: int, length: int) -> Buffer:
+            if size == 20 * BLOCK:
+                volume.meta.on_deleted = volume.meta.delete_data_soon
+                await volume.fs.unlink(b"/page", skip_trash=True)
+                while volume.meta._background:
+                    await asyncio.wait(set(volume.meta._background))
+                await remove(slice_id, size)
+            return await read(slice_id, size, off, length)
+
+        volume.slices.read = interfering  # type: ignore[method-assign]
+        report = await collect(volume, delete=True, compact=True, min_age_s=0)
+        assert not report.failures
+        kept.pop(b"/page")
+        await read_back(volume, kept)
     finally:
         await volume.close()
 
