@@ -23,7 +23,7 @@ KEEPALIVE_S: Final = 10.0
 CIPHERS: Final = (
     "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr", "aes128-ctr",
 )  # fmt: skip
-#: Bytes that may be under way in each direction. asyncssh's own 2 MiB is half a block.
+#: Bytes that may be on their way to us. asyncssh's own 2 MiB fill a link of 50 ms to 40 MB/s only.
 WINDOW_BYTES: Final = 8 << 20
 
 LOST: Final = (
@@ -80,6 +80,7 @@ class Link:
             "known_hosts": at.known_hosts or None,
             "config": None,
             "encryption_algs": CIPHERS,
+            "window": WINDOW_BYTES,
             "compression_algs": ["none"],  # blocks are compressed already, or meant to stay as they are
             "connect_timeout": CONNECT_TIMEOUT_S,
             "login_timeout": LOGIN_TIMEOUT_S,

@@ -57,6 +57,7 @@ class TestEtcd(ObjectStoreSuite):
             await survives(store, server.kill, server.start)
             await store.close()
 
+    @pytest.mark.heavy
     def test_a_volume_lives_in_it(self, server: EtcdServer, tmp_path: Path) -> None:
         asyncio.run(wipe(server))
         volume_works(tmp_path, "etcd", f"127.0.0.1:{server.port}")

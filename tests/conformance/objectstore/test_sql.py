@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,6 +23,7 @@ from core.object.sql.sqlite import SQLiteStore
 from tests.conformance.objectstore.suite import MIB, ObjectStoreSuite
 from tests.conformance.objectstore.volumes import MARK, refused, sluice, survives, volume_works
 from tests.servers import mariadb, postgres
+from tests.servers.redis import make_certificates
 
 WRONG = f"wrong:{MARK}"
 
@@ -139,6 +141,20 @@ class TestSQLite(ObjectStoreSuite):
         assert len([info async for info in store.list()]) == 19
         await store.close()
 
+    async def test_shards_are_files_of_their_own(self, tmp_path: Path) -> None:
+        bucket = normalise_bucket("sqlite3", f"{tmp_path}/blobs%d.db")
+        store = open_store("sqlite3", bucket, volume="v", shards=3)
+        await store.create()
+        for i in range(40):
+            await store.put(f"k{i:02}", b"x")
+        assert [info.key async for info in store.list()] == [f"k{i:02}" for i in range(40)]
+        await store.close()
+        counts = [
+            sqlite3.connect(f"{tmp_path}/blobs{i}.db").execute("SELECT count(*) FROM jfs_blob").fetchone()[0]
+            for i in range(3)
+        ]
+        assert sum(counts) == 40 and min(counts) > 0
+
     def test_bucket_becomes_an_absolute_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         assert normalise_bucket("sqlite3", "blobs.db") == f"{tmp_path}/blobs.db"
@@ -202,6 +218,18 @@ class TestPostgres(ObjectStoreSuite):
             with pytest.raises(ConfigError) as caught:
                 normalise_bucket("postgres", bad)
             assert MARK not in str(caught.value)
+
+    async def test_tls(self) -> None:
+        with postgres.PostgresServer(fsync=False, tls=True) as server:
+            who = {"access_key": postgres.USER, "secret_key": postgres.PASSWORD}
+            ca = f"sslmode=verify-ca&sslrootcert={server.folder}/ca.pem"
+            store = open_store("postgres", pg_bucket(server, "secure", f"?{ca}"), volume="v", **who)  # type: ignore[arg-type]
+            await store.create()
+            await store.put("k", b"v")
+            await store.close()
+            strict = f"127.0.0.1:{server.port}/secure?sslmode=verify-ca&sslrootcert=/dev/null"
+            text = await refused(open_store("postgres", strict, volume="v", **who), postgres.PASSWORD)  # type: ignore[arg-type]
+            assert "sslrootcert" in text
 
     async def test_server_may_be_killed_in_the_middle(self) -> None:
         with postgres.PostgresServer() as server:
@@ -286,6 +314,23 @@ class TestMariaDB(ObjectStoreSuite):
             with pytest.raises(ConfigError) as caught:
                 normalise_bucket("mysql", bad)
             assert MARK not in str(caught.value)
+
+    async def test_tls(self) -> None:
+        with TemporaryDirectory() as folder:
+            ca, key, _ = make_certificates(Path(folder))
+            for path in (ca, key):
+                path.chmod(0o644)
+            Path(folder).chmod(0o755)
+            with mariadb.MariaDBServer(f"--ssl-cert={ca}", f"--ssl-key={key}", f"--ssl-ca={ca}") as server:
+                bucket = maria_bucket(server).replace("127.0.0.1", "localhost")
+                who = {"access_key": mariadb.USER, "secret_key": mariadb.PASSWORD}
+                store = open_store("mysql", f"{bucket}?tls-ca-cert-file={ca}", volume="v", **who)  # type: ignore[arg-type]
+                await store.create()
+                await store.put("k", b"v" * 3_000_000)
+                assert len(await store.get("k")) == 3_000_000
+                await store.close()
+                text = await refused(open_store("mysql", f"{bucket}?tls=true", volume="v", **who), mariadb.PASSWORD)  # type: ignore[arg-type]
+                assert "tls-ca-cert-file" in text
 
     async def test_server_may_be_killed_in_the_middle(self) -> None:
         with mariadb.MariaDBServer(durable=True) as server:
