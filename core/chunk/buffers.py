@@ -131,13 +131,14 @@ class MemoryBudget:
 class BufferPool:
     """Buffers to write into; block-sized ones are used again, which spares clearing and page faults of 4 MiB.
 
-    `spare_bytes` is how much may lie idle; take it off the budget's limit, idle buffers aren't charged.
+    `spare_bytes` is what isn't charged, so take it off the budget's limit: up to half of it lies idle here, the rest is
+    for what nobody counts, such as what sockets take at a time and what codecs work with.
     """
 
     def __init__(self, block_size: int, budget: MemoryBudget, spare_bytes: int) -> None:
         self.block_size = block_size
         self.budget = budget
-        self._keep = spare_bytes // block_size
+        self._keep = -(-spare_bytes // block_size // 2)
         self._idle: list[bytearray] = []
 
     async def acquire(self, size: int = 0) -> bytearray:

@@ -94,9 +94,10 @@ class BlockSliceWriter:
         if self.length + len(source) > CHUNK_SIZE:
             raise ValueError(f"a slice has at most {CHUNK_SIZE} bytes")
         while len(source):
-            target = self.buffer()
-            n = min(len(target), len(source))
-            target[:n] = source[:n]
+            # Released before the wait for another one: a view keeps its buffer alive.
+            with self.buffer() as target:
+                n = min(len(target), len(source))
+                target[:n] = source[:n]
             source = source[n:]
             await self.advance(n)
 
@@ -177,16 +178,20 @@ class BlockSliceWriter:
                 del view, buffer  # else they would live on behind the budget's back until the upload is through
         await point("block.before-put")
         if plain:
-            if self._copies:
-                upload.payload_bytes = block[2]
-                self._pool.budget.overdraft(block[2])
+            self._charge_copy(upload, block[2])
             upload.clean = await self._transfer.put(block, payload, self._failed)
             await point("block.put")
             self._on_stored(block, view)
         else:
+            self._charge_copy(upload, len(payload))
             await self._transfer.put(block, payload, self._failed)
             await point("block.put")
         await point("block.stored")
+
+    def _charge_copy(self, upload: _Upload, n: int) -> None:
+        if self._copies:
+            upload.payload_bytes += n
+            self._pool.budget.overdraft(n)
 
     def _uploaded(self, upload: _Upload, task: asyncio.Task[None]) -> None:
         """A callback, because a task that is cancelled before its first step never reaches a `finally`."""
