@@ -6,7 +6,10 @@ Debian: apache2-bin (no service is set up). Source: Apache's documentation of mo
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.servers.process import Server, missing, require
@@ -18,10 +21,14 @@ MODULES = Path("/usr/lib/apache2/modules")
 NEEDED = ("mpm_event", "authn_core", "authz_core", "authn_file", "authz_user", "auth_basic", "dav", "dav_fs")
 
 
-def apache(*, password: bool = True) -> Server:
-    """A server to start; `endpoint(server)` is the address of its folder."""
+def apache(*, certificate: tuple[str, str] | None = None) -> Server:
+    """A server to start; `endpoint(server)` is the address of its folder.
+
+    certificate: paths of a certificate and its key; then it speaks TLS and asks clients for the same certificate.
+    """
     program = require("apache2", "apt-get install apache2-bin")
-    lost = [name for name in NEEDED if not (MODULES / f"mod_{name}.so").exists()]
+    modules = (*NEEDED, "ssl") if certificate else NEEDED
+    lost = [name for name in modules if not (MODULES / f"mod_{name}.so").exists()]
     if lost:
         missing(f"Apache's {', '.join(lost)}", "apt-get install apache2-bin")
 
@@ -29,7 +36,7 @@ def apache(*, password: bool = True) -> Server:
         (folder / "data").mkdir(exist_ok=True)
         (folder / "locks").mkdir(exist_ok=True)
         (folder / "users").write_text(f"{USER}:{_hashed(PASSWORD)}\n")
-        (folder / "httpd.conf").write_text(_settings(port, folder, password))
+        (folder / "httpd.conf").write_text(_settings(port, folder, modules, certificate))
         if os.geteuid() == 0:  # its children run as nobody
             os.chmod(folder, 0o755)
             for name in ("data", "locks"):
@@ -39,28 +46,29 @@ def apache(*, password: bool = True) -> Server:
     return Server(command, name="apache2")
 
 
-def endpoint(server: Server) -> str:
-    return f"http://127.0.0.1:{server.port}"
+def endpoint(server: Server, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.port}"
 
 
 def _hashed(password: str) -> str:
-    import base64
-    import hashlib
-
     return "{SHA}" + base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()
 
 
-def _settings(port: int, folder: Path, password: bool) -> str:
-    loads = "\n".join(f"LoadModule {name}_module {MODULES}/mod_{name}.so" for name in NEEDED)
-    who = f"""AuthType Basic
-  AuthName test
-  AuthUserFile {folder}/users
-  Require valid-user"""
+def _settings(port: int, folder: Path, modules: Sequence[str], certificate: tuple[str, str] | None) -> str:
+    loads = "\n".join(f"LoadModule {name}_module {MODULES}/mod_{name}.so" for name in modules)
+    tls = ""
+    if certificate:
+        tls = f"""SSLEngine on
+SSLCertificateFile {certificate[0]}
+SSLCertificateKeyFile {certificate[1]}
+SSLCACertificateFile {certificate[0]}
+SSLVerifyClient require"""
     return f"""ServerName localhost
 Listen 127.0.0.1:{port}
 PidFile {folder}/pid
 ErrorLog {folder}/error.log
 {loads}
+{tls}
 User #65534
 Group #65534
 KeepAlive On
@@ -70,7 +78,9 @@ DavLockDB {folder}/locks/db
 DocumentRoot {folder}/data
 <Directory {folder}/data>
   Dav On
-  DirectoryIndex disabled
-  {who if password else "Require all granted"}
+  AuthType Basic
+  AuthName test
+  AuthUserFile {folder}/users
+  Require valid-user
 </Directory>
-""".replace("  DirectoryIndex disabled\n", "")
+"""

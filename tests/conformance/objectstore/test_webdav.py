@@ -11,12 +11,16 @@ from uuid import uuid4
 
 import pytest
 
+from core.errors import ObjectError
 from core.object.api import ObjectStore
 from core.object.open import open_store
 from tests.conformance.objectstore.suite import ObjectStoreSuite
 from tests.conformance.objectstore.volumes import MARK, refused, survives, volume_works
 from tests.servers import apache
 from tests.servers.process import Server
+from tests.unit.object import test_tls as tls
+
+certificate = tls.certificate  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,22 @@ async def test_folders_that_somebody_removes_are_made_again(server: Server) -> N
         assert len([info async for info in store.list()]) == 20
         shutil.rmtree(server.folder / "data" / name / "v" / ("a" if turn else "a/1"))
     await store.close()
+
+
+async def test_over_tls_with_certificates_of_ones_own(certificate: tuple[str, str]) -> None:
+    with apache.apache(certificate=certificate) as server:
+        url = apache.endpoint(server, "https")
+        keys = {"access_key": apache.USER, "secret_key": apache.PASSWORD}
+        trusting = f"?ca-certs={certificate[0]}&ssl-cert={certificate[0]}&ssl-key={certificate[1]}"
+        store = open_store("webdav", f"{url}/a{trusting}", volume="v", **keys)
+        await store.put("a/b", b"data")
+        assert bytes(await store.get("a/b", 1, 2)) == b"at"
+        await store.close()
+        store = open_store("webdav", url, volume="v", **keys)
+        with pytest.raises(ObjectError, match="not trusted") as caught:
+            await store.get("a/b")
+        assert not caught.value.retryable
+        await store.close()
 
 
 def test_a_volume_through_the_command_line(server: Server, tmp_path: Path) -> None:
