@@ -44,6 +44,7 @@ class SFTPStore(ObjectStore):
         self._link = Link(self._address)
         self._later: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ---- the contract
 
@@ -80,7 +81,7 @@ class SFTPStore(ObjectStore):
         await self._run("create", "", lambda sftp: sftp.makedirs(self._address.path or ".", exist_ok=True))
 
     async def close(self) -> None:
-        if self._later:
+        if self._later and asyncio.get_running_loop() is self._loop:
             await asyncio.wait(self._later, timeout=2)
         await self._link.close()
 
@@ -181,6 +182,9 @@ class SFTPStore(ObjectStore):
 
     async def _run(self, action: str, key: str, call: Callable[[Any], Awaitable[T]]) -> T:
         """Once more if a connection that was good before turns out to be broken; every call may be repeated."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._room, self._later = loop, asyncio.Semaphore(AT_ONCE), set()
         async with self._room:
             renewed = False
             while True:
