@@ -80,6 +80,8 @@ class ReadStream:
         self._wanted = wanted
         self._parts: dict[BlockId, list[_Part]] = {}
         self._reading: _Part | None = None  # its bytes are in the reader's hands
+        self._whole = False  # all of them
+        self._handed: _Part | None = None  # the same of the request before, until this one is answered
         self._ahead = 0  # file offset up to which read-ahead was started
         self._behind = 1 << 62  # the same of a reader that goes backwards
         self._next = 0  # where a sequential reader asks next
@@ -96,7 +98,8 @@ class ReadStream:
         if not piece.id:
             return _ZEROS[: min(piece.length, len(_ZEROS))]
         block, boff, n = self._locate(piece)
-        self._reading = None
+        # Handed out as it is, it lives until the reader gets the next one, charged or not.
+        self._handed, self._reading = (self._reading if self._whole else None), None
         found = self._store.read_cached(piece.id, piece.size, piece.off, n)
         if self._wanted:
             self._window.open(min(self._wanted, self._pool.cap()))
@@ -123,6 +126,9 @@ class ReadStream:
         if found is None:
             found = await self._store.read(piece.id, piece.size, piece.off, n)
         self._next = offset + len(found)
+        if self._handed is not None:
+            self._handed = None
+            self._let_go(offset, n, window)
         return found
 
     async def read(self, offset: int, length: int) -> Buffer:
@@ -168,7 +174,7 @@ class ReadStream:
             for part in parts:
                 self._drop(block, part)
         self._parts.clear()
-        self._reading = None
+        self._reading = self._handed = None
         self._ahead, self._behind = 0, 1 << 62
         if self._looking is not None:
             self._looking.cancel()
@@ -183,7 +189,7 @@ class ReadStream:
         for begin, block, part in rest:
             if freed >= n:
                 break
-            if part is self._reading:
+            if part is self._reading or part is self._handed:
                 continue
             if part.task.done():
                 freed += part.stop - part.start
@@ -342,14 +348,21 @@ class ReadStream:
             return None
         boff -= part.start
         n = min(n, len(data) - boff)
-        return data if n == len(data) else memoryview(data)[boff : boff + n]
+        self._whole = n * 2 > len(data)
+        if n == len(data):
+            return data
+        found = memoryview(data)[boff : boff + n]
+        # The last of a block would keep all of it alive while the reader waits for the next.
+        return bytes(found) if boff + n == len(data) and not self._whole else found
 
     async def _demand(self, block: BlockId, boff: int, n: int, at: int) -> Buffer | None:
-        """There was no memory ahead of time for a block that can only be had whole, and that the next requests want,
-        too: wait for it in turn and hold it. None: go without."""
-        if n * 2 > block[2] or self._store.reader.partial(block) or not await self._pool.charge(block[2]):
+        """There was no memory ahead of time for a block that the next requests want, too: wait for it in turn and hold
+        it. None: go without."""
+        start = boff if self._store.reader.partial(block) else 0
+        stop = block[2]
+        if n * 2 > stop - start or not await self._pool.charge(stop - start):
             return None
-        self._add(block, 0, block[2], at, at + block[2] - boff)
+        self._add(block, start, stop, at, at + stop - boff)
         return await self._from_parts(block, boff, n)
 
     # -- letting go -------------------------------------------------------------------------------------------------
@@ -367,7 +380,7 @@ class ReadStream:
             (block, part)
             for block, parts in self._parts.items()
             for part in parts
-            if part.end <= low or part.begin >= high
+            if (part.end <= low or part.begin >= high) and part is not self._handed
         ]
         for block, part in passed:
             self._forget(block, part)

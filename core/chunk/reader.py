@@ -144,7 +144,11 @@ class BlockReader:
             if found is not None:
                 return found
         if length < block[2] and block not in self._flights and self._wants_range(block, off, length):
-            part = await self._transfer.get_range(block, off, length)
+            await self._budget.charge_read(length)
+            try:
+                part = await self._transfer.get_range(block, off, length)
+            finally:
+                self._budget.release_read(length)
             if part is not None:
                 self._fetched_part(block, length)
                 return part

@@ -171,6 +171,7 @@ class PendingSlice:
             if at + len(data) <= self._limit and not self._goes_direct(len(data)):
                 self._put_small(at, data)
                 return
+            self._discharge(paid)  # these bytes are the caller's until there is a block for them
             self._writer = await self._grown()
         self._discharge(self._charged)
         await self._writer.write(data)
