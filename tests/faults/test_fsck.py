@@ -294,6 +294,17 @@ async def test_one_client_at_a_time_scrubs_in_the_background(place: TestVolume) 
         await two.close()
 
 
+async def test_a_serving_client_scrubs_if_it_is_asked_to(place: TestVolume) -> None:
+    volume = await place.open(session=True, jobs=True, scrub=1 << 30)
+    try:
+        assert volume.scrub is not None and len(volume.meta._jobs) == 3
+        await write(volume, b"/f", os.urandom(BLOCK))
+        report = await volume.scrub()
+        assert report is not None and report.blocks == 1
+    finally:
+        await volume.close()
+
+
 async def test_the_rate_holds(place: TestVolume) -> None:
     volume = await place.open()
     try:
