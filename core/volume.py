@@ -13,6 +13,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from core.chunk.cacheoptions import CacheOptions, open_cache
 from core.chunk.merge import Merger
 from core.chunk.store import BlockSliceStore
@@ -164,6 +166,9 @@ async def open_volume(
         )
         meta = Meta(store, fmt, read_only=read_only, atime_mode=atime_mode)
         wanted = cache or CacheOptions()
+        if read_only and wanted.writeback:
+            log.warning("--writeback has no effect with --read-only: what is staged waits for a client that may write")
+            wanted = msgspec.structs.replace(wanted, writeback=False)
         if not cache_local and not wanted.writeback and objects.features.local_path and fmt.compression in ("", "none"):
             cache_dir = None  # a second file beside the object's own
         blocks, wanted = open_cache(

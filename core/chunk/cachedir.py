@@ -337,6 +337,13 @@ class CacheDir:
         before = self.index.blocks()
         if self.on_staged is not None:
             self.on_staged(self, self.scan_staged())
+        elif not self.scanned:
+            waiting = sum(1 for _ in iter_staged(self.folder, self._hash_prefix, stopped=self._stop.is_set))
+            if waiting:
+                log.warning(
+                    "%s: %d staged blocks wait for a client with --writeback; nobody else uploads them",
+                    self._staging, waiting,
+                )  # fmt: skip
         found: set[BlockId] = set()
         for item in iter_files(self._raw, self._now(), self._stop.is_set):
             with contextlib.suppress(FileNotFoundError):

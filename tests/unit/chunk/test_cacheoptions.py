@@ -322,6 +322,15 @@ async def test_writeback_and_what_belongs_to_it(tmp_path: Path) -> None:
         assert folder_of(opened).index.items == 0
 
 
+async def test_who_may_not_write_does_not_upload_either(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ("--cache-dir", f"{tmp_path}/c", "--writeback", "--upload-delay", "1h")
+    async with volume(tmp_path, *flags) as opened:
+        piece = await write(opened, 1000)
+    async with volume(tmp_path, *flags, "--read-only") as opened:
+        assert opened.slices.staging is None and "--read-only" in caplog.text
+        assert await read(opened, piece) == noise(1000)
+
+
 async def test_files_opened_for_synchronous_writing_are_stored(tmp_path: Path) -> None:
     from core.vfs.vfs import VFS
 

@@ -18,6 +18,8 @@ from core.chunk.cachedir import CacheDir, CacheLimits
 from core.chunk.cachehealth import Health, HealthLimits, limits_from
 from core.chunk.cacheindex import CacheIndex, Entry
 from core.chunk.diskcache import DiskCache, split_dirs
+from core.chunk.naming import block_key
+from core.chunk.ring import legacy_index
 from core.errors import ConfigError
 from tests.servers.process import wait_for
 
@@ -119,6 +121,18 @@ def test_two_random_prefers_old_blocks() -> None:
         index.drop(b)
     ages = [b[0] for b in index.blocks()]
     assert sum(a >= 500 for a in ages) > 280  # 250 would be blind chance, with a deviation of 11
+
+
+def test_expired_blocks_go_first() -> None:
+    index = CacheIndex()
+    for i in range(100):
+        index.add(block(i), Entry(10, 50 if i % 10 == 0 else 1000 + i))
+    gone = []
+    for b in index.victims("2-random", 0, 90, expired_before=900):
+        index.drop(b)
+        gone.append(b[0])
+    assert len(gone) == 100
+    assert sorted(gone[:10]) == list(range(0, 100, 10))
 
 
 def test_item_limits_count_too(tmp_path: Path) -> None:
@@ -459,6 +473,33 @@ async def test_a_directory_that_cannot_be_used_is_left_out(tmp_path: Path, caplo
     nothing.remove(block(1))
     assert not nothing.has(block(1))
     await nothing.close()
+
+
+async def test_blocks_are_also_looked_for_where_older_clients_put_them(several: list[str]) -> None:
+    for folder in several:
+        Directory(Path(folder))
+    cache = DiskCache(several, UUID, limits(scan_interval_s=0))
+    await cache.start()
+    folders = {d.folder: d for d in cache.directories}
+    found = 0
+    for i in range(1, 20):
+        legacy = folders[f"{sorted(several)[legacy_index(block_key(*block(i)), 3)]}/{UUID}"]
+        if cache.folder_of(block(i)) is not legacy:
+            cachefile.write(legacy.path(block(i)), noise(SIZE, i), "extend", 0o600, 0o700)
+            legacy.scan()
+            assert await cache.get(block(i), 5, 100) == noise(SIZE, i)[5:105]
+            found += 1
+    assert found > 5
+    await cache.close()
+
+
+def test_who_does_not_upload_says_that_somebody_has_to(folder: Directory, caplog: pytest.LogCaptureFixture) -> None:
+    staged = Path(folder.dir.stage_path(block(1)))
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(noise(SIZE))
+    folder.dir.scanned = False
+    folder.dir.scan()
+    assert "1 staged blocks wait" in caplog.text and "--writeback" in caplog.text and staged.exists()
 
 
 async def test_a_directory_that_is_given_up_leaves_the_ring(several: list[str]) -> None:
