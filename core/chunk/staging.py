@@ -483,6 +483,7 @@ class StagedSink:
         self._budget = budget
         self.copies = transfer.copies
         self.coding = transfer.coding
+        self.sending = asyncio.Semaphore(24)  # a disk does no better with more
 
     async def encode(self, data: Buffer) -> Buffer:
         """Staged blocks are plain; they are encoded when they leave."""

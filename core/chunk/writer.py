@@ -28,6 +28,8 @@ log = logging.getLogger("sluice.chunk")
 
 _MIN_BUFFER: Final = 4 << 10
 
+#: How long a block waits until fewer are on their way.
+SLOT_PATIENCE_S: Final = 1.0
 _NOTHING: Final = memoryview(b"")
 #: What a slice without bytes is: no object, no record, nothing to register.
 EMPTY: Final = Piece(0, 0, 0, 0, 0)
@@ -150,8 +152,10 @@ class BlockSliceWriter:
         if not self._id:
             self._id = await self._new_slice_id()
             await point("slice.id-taken")
+        slot = await self._take_slot()
         assert self._buffer is not None
         upload = _Upload((self._id, self._sent, self._filled), self._buffer)
+        upload.slot = slot
         self._buffer = None
         self._view = _NOTHING  # it would keep the buffer alive
         self._filled = 0
@@ -159,6 +163,19 @@ class BlockSliceWriter:
         task = asyncio.get_running_loop().create_task(self._upload(upload))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._uploaded(upload, done))
+
+    async def _take_slot(self) -> bool:
+        """Wait for another block to be through, but not for long: those may be waiting for their next attempts, and the
+        memory budget is there to stop us."""
+        if self._transfer.sending.locked():
+            try:
+                async with asyncio.timeout(SLOT_PATIENCE_S):
+                    await self._transfer.sending.acquire()
+            except TimeoutError:
+                return False
+            return True
+        await self._transfer.sending.acquire()  # at once
+        return True
 
     async def _upload(self, upload: _Upload) -> None:
         buffer, block = upload.buffer, upload.block
@@ -196,6 +213,8 @@ class BlockSliceWriter:
     def _uploaded(self, upload: _Upload, task: asyncio.Task[None]) -> None:
         """A callback, because a task that is cancelled before its first step never reaches a `finally`."""
         self._tasks.discard(task)
+        if upload.slot:
+            self._transfer.sending.release()
         if upload.buffer is not None:
             self._pool.release(upload.buffer, reuse=upload.clean)
         if upload.payload_bytes:
@@ -239,12 +258,13 @@ class BlockSliceWriter:
 class _Upload:
     """A block on its way: who owns which memory."""
 
-    __slots__ = ("block", "buffer", "clean", "payload_bytes")
+    __slots__ = ("block", "buffer", "clean", "payload_bytes", "slot")
 
     def __init__(self, block: BlockId, buffer: bytearray) -> None:
         self.block = block
         self.buffer: bytearray | None = buffer
         self.payload_bytes = 0  # charged for the compressed copy
+        self.slot = False  # among those that are sent
         self.clean = False  # nobody can be reading the buffer any more
 
 
