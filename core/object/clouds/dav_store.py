@@ -74,6 +74,7 @@ class WebDavStore(ObjectStore):
         if answer.status == 416 and not whole:
             return b""  # the object ends before the range
         if answer.status not in (200, 206):
+            await self._refuse_folder(answer, key)
             self._refuse(answer, "get", key)
         if whole:
             return answer.body
@@ -91,6 +92,7 @@ class WebDavStore(ObjectStore):
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._request("HEAD", key)
         if answer.status not in (200, 204):
+            await self._refuse_folder(answer, key)
             self._refuse(answer, "head", key)
         size = answer.headers.get("content-length", "")
         if size.isdigit():
@@ -148,6 +150,11 @@ class WebDavStore(ObjectStore):
             return parse_members(answer.body)
         except ValueError as error:
             raise ObjectError(f"{self.name}: list of {key!r}: the answer is {error}") from error
+
+    async def _refuse_folder(self, answer: Response, key: str) -> None:
+        """Go's servers (rclone, …) answer 405 to a GET of a folder, which may as well mean that GET is switched off."""
+        if answer.status == 405 and any(member[1] for member in await self._members(key, depth=0)):
+            raise ObjectNotFound(f"{self.name}: no object {key!r} (it is a folder)")
 
     async def _make_folder(self, folder: str) -> None:
         path = (self._base + folder).rstrip("/")

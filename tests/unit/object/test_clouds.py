@@ -355,6 +355,19 @@ async def test_a_redirection_to_a_folder_means_that_there_is_no_object() -> None
         await store.close()
 
 
+@pytest.mark.parametrize("kind, found", [("<D:collection/>", ObjectNotFound), ("", ObjectError)])
+async def test_a_get_that_is_not_allowed_may_mean_a_folder(kind: str, found: type[ObjectError]) -> None:
+    answer = f"""<D:multistatus xmlns:D="DAV:"><D:response><D:href>/base/k/</D:href><D:propstat><D:prop><D:resourcetype>
+        {kind}</D:resourcetype></D:prop></D:propstat></D:response></D:multistatus>""".encode()
+    async with serving((405, "", b"no"), (207, "", answer)) as (port, asked):
+        store = dav(port)
+        with pytest.raises(ObjectError) as caught:
+            await store.get("k")
+        assert type(caught.value) is found
+        assert [request.split()[0] for request in asked] == ["GET", "PROPFIND"]
+        await store.close()
+
+
 async def test_a_webdav_server_may_ignore_ranges_but_not_answer_another() -> None:
     async with serving((200, "", b"0123456789"), (206, "content-range: bytes 0-3/10\r\n", b"0123")) as (port, asked):
         store = dav(port)
