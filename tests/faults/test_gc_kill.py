@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.chunk.cacheoptions import CacheOptions
 from core.failpoints import POINTS
 from core.gc import collect
 from core.meta import keys as k
@@ -283,3 +284,38 @@ async def test_a_damaged_chunk_record_stops_the_run(place: TestVolume) -> None:
         assert len(await stored(volume)) == 1
     finally:
         await volume.close()
+
+
+# -- staged blocks -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_staged_and_not_uploaded_is_left_alone(place: TestVolume) -> None:
+    """Committed long before it is uploaded: neither its count nor, later, its objects are taken for leftovers; what was
+    removed meanwhile leaves nothing."""
+    lazily = {"cache_dir": str(place.folder / "cache"), "session": True}
+    client = await place.open(**lazily, cache=CacheOptions(writeback=True, upload_delay_s=3600))
+    cleaner = await place.open()
+    bodies = {b"/f%d" % n: os.urandom(9000 + n) for n in range(10)} | {b"/big": os.urandom(5 * BLOCK)}
+    try:
+        for path, body in bodies.items():
+            await client.fs.publish(path, await client.fs.content_of(body))
+        assert await stored(cleaner) == set()
+        for _ in range(2):
+            report = await collect(cleaner, delete=True, compact=True, min_age_s=0)
+            assert (report.deleted.objects, report.corrected, report.rewritten.objects) == (0, 0, 0)
+        await client.fs.unlink(b"/f3", skip_trash=True)
+        bodies.pop(b"/f3")
+        await read_back(client, bodies)
+    finally:
+        await client.close()
+    again = await place.open(**lazily, cache=CacheOptions(writeback=True))
+    try:
+        deadline = asyncio.get_running_loop().time() + 60
+        while not await used(again) <= await stored(again):
+            assert asyncio.get_running_loop().time() < deadline, "the staged blocks weren't uploaded"
+            await collect(cleaner, delete=True, min_age_s=0)
+        await read_back(cleaner, bodies)
+    finally:
+        await again.close()
+        await cleaner.close()
+    await require_clean(place)
