@@ -122,10 +122,22 @@ class FileWriter:
         """Take all bytes (a copy of them); returns their number. append: they go to the end of the file, `offset` is
         only where the caller believes that to be. request: see `core/vfs/keeper.py`.
 
-        Waits while memory is used up. EFBIG, EINVAL, ENOSPC, EDQUOT, or the error of an earlier write. After a
-        cancellation some of the bytes may be taken.
+        Waits while memory is used up, as long as a flush would. EFBIG, EINVAL, ENOSPC, EDQUOT, EIO, or the error of an
+        earlier write. After a cancellation or a time-out some of the bytes may be taken.
         """
-        view = memoryview(data).cast("B")
+        try:
+            async with asyncio.timeout(self._flush_timeout_s):
+                return await self._write(offset, memoryview(data).cast("B"), append, request)
+        except TimeoutError as e:
+            budget = self._budget
+            raise FsError(
+                errno.EIO,
+                f"inode {self._state.ino}: a write found no room for {self._flush_timeout_s:g} s:"
+                f" {budget.used >> 20} of {budget.limit >> 20} MiB wait for the object store; the uploads go on, the"
+                " log says what they wait for; see whether the store can be reached, then write again",
+            ) from e
+
+    async def _write(self, offset: int, view: memoryview, append: bool, request: int) -> int:
         async with self._writing:
             if offset < 0:
                 raise FsError(errno.EINVAL, f"inode {self._state.ino}: negative offset {offset}")
@@ -526,7 +538,8 @@ class FileWriter:
                     raise FsError(
                         errno.EIO,
                         f"inode {self._state.ino}: {self._count} slices aren't stored after"
-                        f" {self._flush_timeout_s:g} s; the uploads go on, the log says what they wait for",
+                        f" {self._flush_timeout_s:g} s; the uploads go on, the log says what they wait for; see whether"
+                        " the object store can be reached, then flush again",
                     )
                 await self._next_move()
         finally:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from core.chunk.api import FileRange
+from core.chunk.link import LinkMeter
 from core.chunk.readahead import ReadStream
 from core.chunk.store import BlockSliceStore
 from core.chunk.window import Window
@@ -216,3 +217,152 @@ def test_windows_grow_and_shrink() -> None:
     assert w.seen(0, 10) == 10  # back to the start
     assert Window(10, 5).seen(0, 10) == 0  # less than a block allowed: no read-ahead
     assert Window(10, 80).seen(500, 10) == 0  # a first read in the middle says nothing yet
+
+
+async def test_a_backward_reader_fetches_each_block_once() -> None:
+    store = make_store(block_size=BLOCK)
+    records, content = await file_of(store, [12 * BLOCK])
+    stream = stream_of(store, records, len(content))
+    step = BLOCK // 8
+    for at in range(len(content) - step, -1, -step):
+        assert await stream.read(at, step) == content[at : at + step]
+    fetched = store.objects.calls["get"] * BLOCK + store.objects.calls["range"] * BLOCK
+    assert fetched <= 1.5 * len(content), store.objects.calls
+    stream.close()
+    await settle()
+    assert store.budget.used == 0 and store.streams.held == 0
+
+
+async def test_a_reader_with_gaps_gets_what_it_asks_for() -> None:
+    store = make_store(block_size=BLOCK)
+    records, content = await file_of(store, [24 * BLOCK])
+    stream = stream_of(store, records, len(content))
+    step = BLOCK // 8
+    asked = 0
+    for at in range(0, len(content), BLOCK // 2):
+        assert await stream.read(at, step) == content[at : at + step]
+        asked += step
+    await settle()
+    # The begin of a file looks like a sequence: two blocks, and then it is known better.
+    assert store.objects.calls["get"] <= 2
+    stream.close()
+    await settle()
+    assert store.budget.used == 0
+
+
+async def test_a_first_request_does_not_wait_for_its_block() -> None:
+    objects = FaultyStore()
+    store = make_store(objects, block_size=BLOCK)
+    records, content = await file_of(store, [4 * BLOCK])
+    stream = stream_of(store, records, len(content))
+    objects.gates["get"] = asyncio.Event()  # whole blocks take for ever
+    assert await asyncio.wait_for(stream.read(0, BLOCK // 16), 5) == content[: BLOCK // 16]
+    assert objects.calls["range"] == 1
+    stream.close()
+    await settle()
+    assert store.budget.used == 0
+
+
+async def test_many_streams_share_the_memory_and_all_get_on() -> None:
+    for compression in ("none", "lz4"):
+        store = make_store(block_size=BLOCK, memory_budget=16 * BLOCK, compression=compression)
+        records, content = await file_of(store, [6 * BLOCK])
+        most = 0
+
+        async def reader(
+            store: BlockSliceStore = store, records: list[Slice] = records, content: bytes = content
+        ) -> None:
+            nonlocal most
+            stream = stream_of(store, records, len(content))
+            for at in range(0, len(content), BLOCK // 4):
+                assert await stream.read(at, BLOCK // 4) == content[at : at + BLOCK // 4]
+                most = max(most, store.budget.used)
+            stream.close()
+
+        await asyncio.wait_for(asyncio.gather(*(reader() for _ in range(40))), 60)
+        await settle()
+        assert most <= store.budget.limit + store.budget.read_reserve
+        assert store.budget.used == store.streams.held == len(store.streams) == 0
+
+
+async def test_who_stopped_reading_gives_its_blocks_to_who_needs_memory() -> None:
+    store = make_store(block_size=BLOCK, memory_budget=16 * BLOCK)
+    now = [1000.0]
+    store.streams._clock = lambda: now[0]
+    records, content = await file_of(store, [12 * BLOCK])
+    stream = stream_of(store, records, len(content))
+    for at in range(0, 3 * BLOCK, BLOCK // 2):
+        await stream.read(at, BLOCK // 2)
+    await settle()
+    assert store.streams.held > 2 * BLOCK
+    now[0] += 10
+    writers = [await asyncio.wait_for(store.writer(), 5) for _ in range(store.budget.limit // BLOCK - 1)]
+    assert store.streams.held <= BLOCK  # what is in its hands
+    for writer in writers:
+        await writer.abort()
+    assert await stream.read(3 * BLOCK, BLOCK) == content[3 * BLOCK : 4 * BLOCK]
+    stream.close()
+    await settle()
+    assert store.budget.used == 0
+
+
+async def test_the_pieces_of_the_next_chunk_are_known_in_time() -> None:
+    store = make_store(block_size=4 << 20, memory_budget=256 << 20)
+    asked: list[int] = []
+
+    async def pieces_of(index: int, start: int, end: int) -> list[Slice]:
+        asked.append(index)
+        return pieces_for(records if not index else [], start, end)
+
+    writer = await store.writer()
+    for _ in range(3):
+        await writer.write(bytes(4 << 20))
+    piece = await writer.finish()
+    records = [Slice(0, piece.id, piece.size, 0, piece.size)]
+    stream = ReadStream(store, pieces_of, CHUNK_SIZE + 10)
+    for at in range(0, 8 << 20, 1 << 20):
+        await stream.read(at, 1 << 20)
+        await settle()
+    assert asked == [0, 1]
+    stream.close()
+
+
+def test_a_window_follows_a_reader_that_turns_round() -> None:
+    w = Window(10, 80)
+    assert [w.seen(at, 10) for at in (100, 90, 80)] == [0, 0, 10]
+    assert w.direction == -1
+    assert w.seen(70, 10) == 20
+    assert w.seen(80, 10) == 0 and w.direction == 1  # forward again: a new sequence
+
+
+def test_a_window_grows_only_for_who_waits_and_stays_below_its_cap() -> None:
+    w = Window(10, 80)
+    assert [w.seen(i * 10, 10, waited=False) for i in range(4)] == [10, 10, 10, 10]
+    assert [w.seen(40 + i * 10, 10, cap=30) for i in range(3)] == [20, 30, 30]
+    assert w.seen(70, 10, cap=10) == 15  # others came: what is too much goes step by step
+    assert w.seen(80, 10, cap=10) == 10
+    w.open(60)
+    assert w.size == 60
+
+
+def test_the_link_shows_its_rate_and_its_latency() -> None:
+    now = [0.0]
+    link = LinkMeter(lambda: now[0])
+    assert link.window() == 0
+    for _ in range(50):  # two at a time, each 50 ms and then 4 MB/s
+        link.begin()
+        link.begin()
+        now[0] += 0.1
+        link.end(200_000, 0.1)
+        link.end(200_000, 0.1)
+    assert link.rate == pytest.approx(4_000_000, rel=0.05)
+    assert link.base_s == pytest.approx(0.1, rel=0.05)
+    assert link.window() == pytest.approx(3 * 400_000, rel=0.1)
+    now[0] += 60  # nothing was under way: that is no measurement
+    link.begin()
+    now[0] += 0.1
+    link.end(200_000, 0.1)
+    assert link.rate >= 1_900_000
+    link.begin()
+    link.end(0, 5.0)  # a failure says nothing of the time
+    assert link.base_s < 0.2

@@ -399,6 +399,23 @@ async def test_a_flush_that_takes_too_long_says_so_and_the_work_goes_on(client: 
     await h.release()
 
 
+async def test_a_write_that_finds_no_memory_does_not_hang_for_ever(client: Client) -> None:
+    client.vfs._flush_timeout_s = 0.05
+    h = await new_file(client)
+    gate = objects(client).gates["put"] = asyncio.Event()
+    data = noise(client.vfs.slices.budget.limit + 60 * BLOCK)
+    with pytest.raises(FsError, match=r"found no room for 0.05 s.*store can be reached") as e:
+        await h.write(0, data)
+    assert e.value.errno == errno.EIO
+    gate.set()
+    client.vfs._flush_timeout_s = h.file.writer._flush_timeout_s = 60
+    await h.flush()  # not an error of the data: what was taken is stored, and the file goes on
+    await h.write(0, b"again")
+    await h.flush()
+    assert await h.read(0, 5) == b"again"
+    await h.release()
+
+
 async def test_a_cancelled_write_leaves_a_usable_file(client: Client) -> None:
     h = await new_file(client)
     gate = objects(client).gates["put"] = asyncio.Event()
