@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from core.check import ObjectCheck, check
 from core.gc import collect
-from core.scrub import BlockProof
+from core.scrub import BlockProof, Scrub
 from core.volume import open_volume
 from tests.conformance.encodings.matrix import PASSPHRASE, digests, fill, private_key
 from tests.interop.conftest import Place
 from tests.interop.content import mounted_tree, tree_of
+from tests.interop.juicefs import age
 
 #: Form of the key, protected by a pass phrase.
 KEYS = {"plain": None, "rsa": False, "rsa-phrase": True}
@@ -64,6 +65,12 @@ async def test_juicefs_reads_what_was_written_here(
         looking = ObjectCheck(volume.objects, BlockProof(volume.objects, volume.format))
         kinds = {finding.kind for finding in await check(volume.meta, objects=looking)}
         assert not kinds & {"object", "object-size", "object-data", "references"}, kinds
+        # What is kept beside the blocks disturbs nobody.
+        await collect(volume, delete=True)
+        scrubbed = await Scrub(volume).run()
+        assert not scrubbed.faults and scrubbed.new_sums
     finally:
         await volume.close()
     place.juicefs.fsck()
+    age(place.objects)
+    assert place.juicefs.gc().leaked == 0
