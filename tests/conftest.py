@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SLUICE_TEST_SEED"] = _SEED
     # The user's own AWS settings must not leak into clients either.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    # Doors over remote stores have a disk cache by default.
+    caches = tempfile.TemporaryDirectory(prefix="sluice-test-cache-", ignore_cleanup_errors=True)
+    config.add_cleanup(caches.cleanup)
+    os.environ["SLUICE_CACHE_DIR"] = caches.name
 
 
 def pytest_report_header(config: pytest.Config) -> str:
