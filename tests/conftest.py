@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Doors over remote stores have a disk cache by default.
     caches = tempfile.TemporaryDirectory(prefix="sluice-test-cache-", ignore_cleanup_errors=True)
     config.add_cleanup(caches.cleanup)
-    os.environ["SLUICE_CACHE_DIR"] = caches.name
+    os.environ["SLUICE_CACHE_HOME"] = caches.name
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -89,8 +89,8 @@ class CacheOptions(msgspec.Struct, frozen=True):
 
 
 def default_cache_dir() -> str:
-    """The reference client's, or what SLUICE_CACHE_DIR says (containers mount a volume there)."""
-    if chosen := os.environ.get("SLUICE_CACHE_DIR"):
+    """The reference client's, or what SLUICE_CACHE_HOME says (containers mount a volume there)."""
+    if chosen := os.environ.get("SLUICE_CACHE_HOME"):
         return chosen
     return "/var/jfsCache" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/cache")
 

@@ -85,6 +85,7 @@ def test_defaults_are_those_of_the_reference_client(tmp_path: Path, monkeypatch:
         eviction="2-random", scan_interval_s=3600, expire_s=0, prefetch=1, writeback=False, writeback_threshold=0,
         upload_delay_s=0, upload_hours="", max_stage_write=1000,
     )  # fmt: skip
+    monkeypatch.delenv("SLUICE_CACHE_HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     found = parsed(door=True)
     assert found["cache_dir"] == "/var/jfsCache" and not found["cache_local"] and "cache_size" not in found
