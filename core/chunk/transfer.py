@@ -123,7 +123,7 @@ class Transfer:
                 except TimeoutError as e:
                     clean = False
                     cause: Exception = e
-                    text = f"no answer within {self._put_timeout_s:g} s"
+                    text = f"no answer from {self.objects.name} within {self._put_timeout_s:g} s"
                 except Exception as e:  # the store's own OSErrors count like its ObjectErrors
                     cause = e
                     text = str(e) or type(e).__name__
@@ -131,8 +131,7 @@ class Transfer:
                 break
             log.warning("%s: upload attempt %d failed: %s", _name(block, key), attempt + 1, text)
         raise BlockError(
-            f"{_name(block, key)}: upload to {self.objects.name} failed after {_attempts(attempt + 1)}: {text}"
-            f"{_advice(cause, 'write')}",
+            f"{_name(block, key)}: upload failed after {_attempts(attempt + 1)}: {text}{_advice(cause, 'write')}",
             cause,
         ) from cause
 
@@ -155,7 +154,7 @@ class Transfer:
                 raise BlockMissing(f"{_name(block, key)}: the object is missing: {e}") from e
             except TimeoutError as e:
                 cause: Exception = e
-                text = f"no answer within {self._get_timeout_s:g} s"
+                text = f"no answer from {self.objects.name} within {self._get_timeout_s:g} s"
             except Exception as e:
                 cause = e
                 text = str(e) or type(e).__name__
@@ -163,8 +162,7 @@ class Transfer:
                 break
             log.warning("%s: download attempt %d failed: %s", _name(block, key), attempt + 1, text)
         raise BlockError(
-            f"{_name(block, key)}: download from {self.objects.name} failed after {_attempts(attempt + 1)}: {text}"
-            f"{_advice(cause, 'read')}",
+            f"{_name(block, key)}: download failed after {_attempts(attempt + 1)}: {text}{_advice(cause, 'read')}",
             cause,
         ) from cause
 
