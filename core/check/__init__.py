@@ -22,6 +22,7 @@ from core.meta.meta import Meta
 from core.meta.records import ROOT, TRASH, Attr, DirStat, node_space
 from core.meta.recount import Sample, measure
 from core.object.api import ObjectStore
+from core.object.retried import RetriedStore
 
 #: Repairs bring the next thing to light: what a recreated directory holds, for one, or the rest of very many.
 _ROUNDS: Final = 100
@@ -39,7 +40,9 @@ async def check(
     """
     if objects is not None:
         # A copy: what one check has found doesn't narrow the next one.
-        objects = replace(objects, only=None) if isinstance(objects, ObjectCheck) else ObjectCheck(objects)
+        objects = objects if isinstance(objects, ObjectCheck) else ObjectCheck(objects)
+        patient = RetriedStore(objects.objects, attempts=5, max_pause_s=10.0)
+        objects = replace(objects, objects=patient, only=None)
     found = await one_pass(meta, objects, progress)
     if found and confirm:
         again: dict[tuple[str, object], Finding] = {}

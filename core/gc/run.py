@@ -33,6 +33,7 @@ from core.meta.records import SLICE_BYTES, TRASH
 from core.meta.store import RecordStore
 from core.object.api import ObjectInfo
 from core.object.limited import TokenBucket
+from core.object.retried import RetriedStore
 from core.volume import Volume
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ log = logging.getLogger("sluice.gc")
 
 FENCE_S: Final = 3600
 DETACHED_S: Final = 24 * 3600
+#: Of a request to the object store, half a minute altogether.
+ATTEMPTS: Final = 5
+PAUSE_S: Final = 10.0
 
 
 async def collect(
@@ -60,7 +64,7 @@ async def collect(
         if compact:
             await run.compact()
         with Ledger(SCHEMA + SEEN_SCHEMA) as ledger:
-            await run.objects(ledger)
+            await run.compare(ledger)
         await run.counters()
     return run.report
 
@@ -72,6 +76,8 @@ class _Run:
         self, volume: Volume, delete: bool, threads: int, min_age_s: float, per_s: float, progress: Progress
     ) -> None:  # fmt: skip
         self.volume = volume
+        #: A listing of hours goes on after a request that failed.
+        self.objects = RetriedStore(volume.objects, attempts=ATTEMPTS, max_pause_s=PAUSE_S)
         self.meta: Meta = volume.meta
         self.delete = delete
         self.threads = max(1, threads)
@@ -88,10 +94,10 @@ class _Run:
 
     async def measure_age(self) -> None:
         """Before anything is listed: what is put from now on is young by the store's own clock."""
-        if not self.volume.objects.features.times and not self.min_age_s:
+        if not self.objects.features.times and not self.min_age_s:
             self.edge = float("inf")
         elif self.delete:
-            self.edge = await store_clock_s(self.volume.objects, self.now) - self.min_age_s
+            self.edge = await store_clock_s(self.objects, self.now) - self.min_age_s
 
     @contextmanager
     def deleting_slowly(self) -> Iterator[None]:
@@ -189,7 +195,7 @@ class _Run:
 
     # -- objects against records ---------------------------------------------------------------------------------
 
-    async def objects(self, ledger: Ledger) -> None:
+    async def compare(self, ledger: Ledger) -> None:
         report, store = self.report, self.meta.store
         block_size = self.volume.format.block_size
         await ledger.fill("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", self._listed())
@@ -200,10 +206,10 @@ class _Run:
             ((key[1], key[2], n) async for key, n in store.scan(k.SLICEREF)),
         )
         await self._uses(ledger, "use")
-        if not self.volume.objects.features.times and self.min_age_s:
-            await read_book(self.volume.objects, ledger)
+        if not self.objects.features.times and self.min_age_s:
+            await read_book(self.objects, ledger)
             if self.delete:
-                report.remembered = await write_book(self.volume.objects, ledger)
+                report.remembered = await write_book(self.objects, ledger)
         await point("gc.compared")
         leaked: list[Row] = []
         async for slice_id, index, length, size, kind in ledger.rows(CLASSES, block_size, self.edge):
@@ -226,7 +232,7 @@ class _Run:
     async def _listed(self) -> AsyncIterator[Row]:
         """Rows of all objects that carry a name of ours; others are counted as skipped."""
         report, hashed = self.report, self.volume.format.hash_prefix
-        async for info in self.volume.objects.list("chunks/"):
+        async for info in self.objects.list("chunks/"):
             block = parse_block_key(info.key)
             report.scanned.count(info.size)
             self._show("objects listed", report.scanned.objects)
@@ -234,16 +240,16 @@ class _Run:
                 report.skipped.count(info.size)
                 continue
             if not info.size or (
-                not info.mtime and self.volume.objects.features.times
+                not info.mtime and self.objects.features.times
             ):  # some stores list objects that are still being written so
                 info = await self._looked_at(info)
             # Of a store without times: it was there at this moment, not later.
-            known = info.mtime if self.volume.objects.features.times else self._clock_s()
+            known = info.mtime if self.objects.features.times else self._clock_s()
             yield *block, info.size, known or self.now + 1
 
     async def _looked_at(self, info: ObjectInfo) -> ObjectInfo:
         try:
-            return await self.volume.objects.head(info.key)
+            return await self.objects.head(info.key)
         except SluiceError:
             return info
 
@@ -286,13 +292,13 @@ class _Run:
         slice_id, index, length, size = row
         if self._pace is not None:
             await self._pace.take(1)
-        await self.volume.objects.delete(block_key(slice_id, index, length, self.volume.format.hash_prefix))
+        await self.objects.delete(block_key(slice_id, index, length, self.volume.format.hash_prefix))
         self.report.deleted.count(size)
         await point("gc.object-gone")
 
     async def _temporary_files(self) -> None:
         """What a put into a local folder leaves behind when its process is killed."""
-        folders = await asyncio.to_thread(object_folders, self.volume.objects, self.volume.format.shards)
+        folders = await asyncio.to_thread(object_folders, self.objects, self.volume.format.shards)
         for folder in folders:
             self.report.temporary_files += await asyncio.to_thread(sweep, folder, self.edge, self.delete)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from core.chunk.naming import BlockId, block_key, parse_block_key
 from core.errors import ObjectNotFound
 from core.object.api import ObjectInfo
+from core.object.retried import RetriedStore
 from core.scrub.proof import BlockProof
 from core.scrub.state import MOST_FAULTS, Fault, State, read_state, write_state
 from core.scrub.sums import Sums, drop_gone, folder_of, read_sums, write_sums
@@ -57,7 +58,8 @@ class Scrub:
         self, volume: Volume, *, bytes_per_s: float = 0, threads: int = 4, keep_sums: bool = True,
         clock: Callable[[], float] = time.time, progress: Progress = lambda blocks, size: None,
     ) -> None:  # fmt: skip
-        self._objects = volume.objects
+        # A listing of days goes on after a request that failed.
+        self._objects = RetriedStore(volume.objects, attempts=5, max_pause_s=10.0)
         self._hash_prefix = volume.format.hash_prefix
         self._block_size = volume.format.block_size
         self._proof = BlockProof(volume.objects, volume.format, threads=threads, bytes_per_s=bytes_per_s)

@@ -7,7 +7,7 @@ What is lost is told with path, range and cause; what lies in a cache comes back
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,11 @@ from core.check import ObjectCheck, check
 from core.check.salvage import put_aside, salvage, told_copies
 from core.chunk import cachefile
 from core.chunk.naming import block_key, iter_blocks
+from core.errors import ObjectError
+from core.gc import collect
 from core.meta import keys as k
 from core.meta.records import decode_slices
+from core.object.api import ObjectInfo
 from core.scrub import BlockProof, Scrub, ScrubJob, read_state
 from core.scrub.sums import PREFIX, read_sums
 from core.vfs.filesystem import ImplicitDirs
@@ -315,5 +318,34 @@ async def test_the_rate_holds(place: TestVolume) -> None:
         start = time.monotonic()
         await Scrub(volume, bytes_per_s=1 << 20).run()
         assert 0.7 < time.monotonic() - start < 5  # a MiB in a second, less the bucket
+    finally:
+        await volume.close()
+
+
+async def test_a_request_that_fails_in_the_middle_of_a_listing_ends_nothing(
+    place: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in each listing; clean-up, proof and scrub go on behind the last key."""
+    volume = await place.open()
+    try:
+        for n in range(30):
+            await write(volume, b"/f%d" % n, os.urandom(BLOCK))
+        real = volume.objects.list
+        failed: list[str] = []
+
+        async def failing(prefix: str = "", after: str = "") -> AsyncIterator[ObjectInfo]:
+            number = 0
+            async for info in real(prefix, after):
+                number += 1
+                if number == 10 and prefix == "chunks/" and not after:
+                    failed.append(prefix)
+                    raise ObjectError("503 from the store")
+                yield info
+
+        monkeypatch.setattr(volume.objects, "list", failing)
+        assert (await collect(volume, delete=True, min_age_s=0)).valid.objects == 30
+        assert await check(volume.meta, objects=volume.objects) == []
+        assert (await Scrub(volume).run()).blocks == 30
+        assert len(failed) == 3
     finally:
         await volume.close()
