@@ -279,7 +279,7 @@ async def random_reads(bench: Bench, latency: float, bandwidth: float) -> None:
         for cached in (False, True):
             options: dict[str, Any] = {}
             if cached:
-                options = {"cache_dir": str(bench.folder / "cache"), "cache_size": 4 * bench.size}
+                options = {"cache_dir": str(bench.folder / f"cache-{latency:g}"), "cache_size": 4 * bench.size}
             async with bench.volume(proxy.port, **options) as (volume, vfs):
                 handles = [await vfs.open(bench.ino) for _ in range(at_once)]
 

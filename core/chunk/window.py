@@ -2,9 +2,9 @@
 """How far ahead of a reader to fetch, judged by what it asked for so far. Pure; no memory, no IO.
 
 Source: data-path §9.3 (a block at the start of a file or of a sequence, doubled while the reader keeps going, halved
-when memory is short). Beyond it: the window grows only while the reader has to wait, so that a slow reader holds
-little; a reader that leaves gaps gets none, because whole blocks would be wasted on it; one that goes backwards is
-followed backwards.
+when memory is short). Beyond it: after the first step the window grows by four, and only while the reader has to wait,
+so that a slow reader holds little; a reader that leaves gaps gets none, because whole blocks would be wasted on it; one
+that goes backwards is followed backwards.
 """
 
 from __future__ import annotations
@@ -89,5 +89,6 @@ class Window:
             # One block is left as long as there is memory for it: without it each request would be a fetch.
             self.size = max(self.size // 2, self._block)
         elif waited and self.size < cap:
-            self.size = min(self.size * 2, cap)
+            # Carefully at first; who came back for the second block goes on, and each step costs a round trip.
+            self.size = min(self.size * (2 if self.size < 2 * self._block else 4), cap)
         return self.size
