@@ -16,6 +16,9 @@ from typing import Final
 #: those that end together would else look like a faster link.
 SLOT_S: Final = 0.1
 SLOT_REQUESTS: Final = 4
+#: A few bytes say nothing of a fast link: most of their time was latency. On a slow one, this time is enough.
+SLOT_BYTES: Final = 16 << 20
+SLOT_MOST_S: Final = 1.0
 #: See `LinkMeter.window`. Measured at 50 ms and 400 MiB/s: with 2 a stream gets half of the link, with 3 nearly all.
 GAIN: Final = 3
 #: How long the best rate is believed if it isn't reached again.
@@ -50,7 +53,8 @@ class LinkMeter:
         self._active -= 1
         self._bytes += n
         busy_s = self._busy_s + now - self._busy_since
-        if busy_s >= max(SLOT_S, SLOT_REQUESTS * self._base_s):
+        enough = self._bytes >= SLOT_BYTES and busy_s >= max(SLOT_S, SLOT_REQUESTS * self._base_s)
+        if enough or busy_s >= SLOT_MOST_S:
             self._learn_rate(self._bytes / busy_s, now)
             self._bytes, self._busy_s, self._busy_since = 0, 0.0, now
         elif not self._active:
