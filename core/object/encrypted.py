@@ -36,6 +36,7 @@ TAG_BYTES = 16
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"keys")
 # Wrapping (public key) and encrypting this much takes less than a hop to a thread and back.
 INLINE_BYTES = 64 << 10
+THREADS = 2
 
 #: Unwrapped data keys that are remembered: 1.5 MB, a few GiB of whole blocks.
 MOST_KEYS = 4096
@@ -157,7 +158,9 @@ class EncryptedStore(ObjectStore):
         self.name = store.name
         self.features = store.features._replace(ranges=False, local_path=False)
         self._envelope = envelope
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="sluice-crypt")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sluice-crypt")
+        # Objects that exist twice, sealed and open: what the threads are at, and what waits for the loop to take it.
+        self._coding = asyncio.Semaphore(2 * THREADS)
 
     @property
     def overhead(self) -> int:
@@ -168,7 +171,8 @@ class EncryptedStore(ObjectStore):
         if total(data) <= INLINE_BYTES:
             sealed = self._envelope.seal(data)
         else:
-            sealed = await asyncio.get_running_loop().run_in_executor(self._threads, self._envelope.seal, data)
+            async with self._coding:
+                sealed = await asyncio.get_running_loop().run_in_executor(self._threads, self._envelope.seal, data)
         await self.store.put(key, sealed)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
@@ -179,7 +183,9 @@ class EncryptedStore(ObjectStore):
             plain = self._envelope.open(sealed, what)
         else:
             loop = asyncio.get_running_loop()
-            plain = await loop.run_in_executor(self._threads, self._envelope.open, sealed, what)
+            async with self._coding:
+                plain = await loop.run_in_executor(self._threads, self._envelope.open, sealed, what)
+                del sealed
         if start == 0 and length is None:
             return plain
         begin, n = clip(len(plain), start, length)
