@@ -17,6 +17,8 @@ from core.object.api import Buffer
 class BlockSink(Protocol):
     #: `put` makes a copy of what it is given, which lives until it returns.
     copies: bool
+    #: Hold it during a `put` whose copy finds no room in the budget.
+    copying: asyncio.Semaphore
     #: How many blocks are worth being handed over at once.
     sending: asyncio.Semaphore
     #: Hold it from `encode` until the plain bytes are returned or the coded ones charged.

@@ -482,6 +482,7 @@ class StagedSink:
         self._transfer = transfer
         self._budget = budget
         self.copies = transfer.copies
+        self.copying = transfer.copying
         self.coding = transfer.coding
         self.sending = asyncio.Semaphore(24)  # a disk does no better with more
 

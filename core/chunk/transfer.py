@@ -74,6 +74,8 @@ class Transfer:
         self.ranges = codec.plain and objects.features.ranges
         #: What is sent is a copy that the store makes: only encryption hides ranges.
         self.copies = not objects.features.ranges
+        #: Copies beyond the budget.
+        self.copying = asyncio.Semaphore(4)
         self._uploads = asyncio.Semaphore(max(max_uploads, 1))
         #: Blocks that writers have handed over. More than can be sent would only lie in memory that nobody touched
         #: before, and touching it costs 0.5 CPU seconds per GiB (a block that is used again: 0.1).

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from core.chunk.api import NewSliceId, Piece
@@ -195,20 +196,29 @@ class BlockSliceWriter:
                 del view, buffer  # else they would live on behind the budget's back until the upload is through
         await point("block.before-put")
         if plain:
-            self._charge_copy(upload, block[2])
-            upload.clean = await self._transfer.put(block, payload, self._failed)
+            async with self._copied(upload, block[2]):
+                upload.clean = await self._transfer.put(block, payload, self._failed)
             await point("block.put")
             self._on_stored(block, view)
         else:
-            self._charge_copy(upload, len(payload))
-            await self._transfer.put(block, payload, self._failed)
+            async with self._copied(upload, len(payload)):
+                await self._transfer.put(block, payload, self._failed)
             await point("block.put")
         await point("block.stored")
 
-    def _charge_copy(self, upload: _Upload, n: int) -> None:
-        if self._copies:
+    @asynccontextmanager
+    async def _copied(self, upload: _Upload, n: int) -> AsyncIterator[None]:
+        """Around a `put` that makes a copy. Where memory is used up a few go beyond it, or nobody would get on."""
+        if not self._copies:
+            yield
+        elif self._pool.budget.try_charge(n):
             upload.payload_bytes += n
-            self._pool.budget.overdraft(n)
+            yield
+        else:
+            async with self._transfer.copying:
+                upload.payload_bytes += n
+                self._pool.budget.overdraft(n)
+                yield
 
     def _uploaded(self, upload: _Upload, task: asyncio.Task[None]) -> None:
         """A callback, because a task that is cancelled before its first step never reaches a `finally`."""

@@ -21,6 +21,7 @@ from typing import Any
 from core.meta.records import ROOT
 from core.vfs.vfs import VFS
 from core.volume import open_volume
+from sluicefs.volume import run as run_on_loop
 
 MIB = 1 << 20
 STAMP = struct.Struct("<QQ")
@@ -56,6 +57,7 @@ async def read(vfs: VFS, number: int, size: int, data: bytes, step: int) -> None
             assert STAMP.unpack_from(found) == (number, at), (number, at, STAMP.unpack_from(found))
             begin = STAMP.size
         assert memoryview(found)[begin:] == expected[skip + begin : skip + step], (number, at)
+        del found  # what a caller keeps is the caller's
     await handle.release()
 
 
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=300, help="MiB")
     parser.add_argument("--step", type=int, default=1024, help="KiB per read")
     parser.add_argument("--compressible", action="store_true")
-    asyncio.run(run(parser.parse_args()))
+    run_on_loop(run(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ async def test_a_put_that_hangs_is_abandoned_and_its_buffer_never_written_again(
     store = make_store(objects, put_timeout_s=0.01, retries=0, memory_budget=64 * BLOCK)
     writer = await store.writer()
     await writer.write(noise(BLOCK))
-    with pytest.raises(FsError, match="no answer from .* within"):
+    with pytest.raises(FsError, match=r"no answer from .* within"):
         await writer.finish()
     assert len(store.pool._idle) <= 1  # only the untouched second buffer
     await writer.abort()
