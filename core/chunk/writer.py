@@ -263,6 +263,7 @@ class BlockSliceWriter:
         if self._buffer is not None:
             self._pool.release(self._buffer)
             self._buffer = None
+            self._view = _NOTHING
 
 
 class _Upload:
