@@ -64,7 +64,8 @@ class DavfsMount:
             )  # fmt: skip
             assert done.returncode == 0, f"mount.davfs ended with {done.returncode}: {done.stderr}"
             pid_file = Path("/run/mount.davfs") / (str(self.path).strip("/").replace("/", "-") + ".pid")
-            wait_for(pid_file.exists, what=f"{pid_file} of mount.davfs")
+            # The file is there before the number in it.
+            wait_for(lambda: pid_file.exists() and pid_file.read_text().strip() != "", what=f"mount.davfs, {pid_file}")
             self._pid = int(pid_file.read_text())
         except BaseException:
             self.__exit__()
