@@ -45,7 +45,7 @@ COMPANY_REMOTE: Final = 24
 _FULL_ENOUGH: Final = 4
 #: Who comes first of a crowd waits this part of a put's time for the others, within bounds.
 _PATIENCE: Final = 0.25
-_LEAST_PATIENCE_S: Final = 0.002
+_LEAST_PATIENCE_S: Final = 0.004
 _MOST_PATIENCE_S: Final = 0.02
 _LEAST_CROWD: Final = 4
 #: A pack that takes this many times as long as usual doesn't hold up the next one.
